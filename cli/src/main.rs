@@ -1,0 +1,3 @@
+//! `bulkhead`: runc's commands and flags over the `runtime` library.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! cgroup
+pub(crate) mod layout;
+pub mod stats;

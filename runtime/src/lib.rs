@@ -1,0 +1,39 @@
+//! OCI containers from namespaces, cgroups, mounts and seccomp.
+//!
+//! The library does what it is told, prints nothing and reads no environment; warnings are values
+//! that it returns. Everything public is listed here. `docs/design.md` draws the whole.
+
+mod caps;
+mod cgroup;
+mod container;
+mod error;
+mod features;
+mod hooks;
+mod host;
+mod idmap;
+mod keyring;
+mod lsm;
+mod mount;
+mod namespaces;
+mod plan;
+mod process;
+mod procfs;
+mod rlimits;
+mod seal;
+mod seccomp;
+mod spec;
+mod state;
+mod sys;
+mod sysctl;
+mod tty;
+mod validate;
+
+pub use cgroup::stats::Stats;
+pub use container::{
+    Container, CreateOptions, ExecOptions, Listing, Process, Report, Rootless, Start, Status,
+};
+pub use error::{Cause, Error, ErrorKind, Result};
+pub use features::features;
+pub use seal::protect_own_binary;
+pub use spec::{Config, load_config, load_process, load_resources};
+pub use tty::{Terminal, send_terminal};
