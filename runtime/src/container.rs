@@ -1,14 +1,29 @@
 //! A container and its verbs: the crate's public surface.
 
 use std::collections::BTreeMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use oci_spec::runtime::{LinuxResources, Process as ProcessSpec};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 
+use crate::cgroup::Cgroup;
 use crate::cgroup::stats::Stats;
-use crate::error::{Error, Result};
-use crate::spec::Config;
+use crate::create;
+use crate::error::{Context, Error, ErrorKind, Result, quote};
+use crate::hooks;
+use crate::host::{self, Host};
+use crate::keyring;
+use crate::plan;
+use crate::process::channel::Channel;
+use crate::process::program::Inherit;
+use crate::process::{exec, parent, start};
+use crate::requests::Answers;
+use crate::spec::{self, Config};
+use crate::state::{self, Record, StateDir};
+use crate::sys;
+use crate::validate;
 
 /// Whether missing cgroup permissions are tolerated (`--rootless`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,13 +163,14 @@ pub struct Listing {
 /// A container that exists in a state root.
 #[derive(Debug)]
 pub struct Container {
-    #[allow(dead_code)]
-    root: PathBuf,
+    dir: StateDir,
+    record: Record,
+    /// The process waits on this channel instead of the start socket.
+    here: Option<Channel>,
 }
 
-fn later<T>() -> Result<T> {
-    Err(Error::unsupported("call", "", "is being written"))
-}
+/// How long `delete --force` waits for killed processes.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Container {
     /// Creates the container `id`. Its process waits for [`Container::start`]. Warnings are pushed
@@ -164,90 +180,326 @@ impl Container {
     /// `Exists` when the id is taken, `Invalid` with the JSON path for a configuration that cannot
     /// be accepted, otherwise what failed.
     pub fn create(
-        _root: &Path,
-        _id: &str,
-        _options: CreateOptions,
-        _warnings: &mut Vec<String>,
+        root: &Path,
+        id: &str,
+        options: CreateOptions,
+        warnings: &mut Vec<String>,
     ) -> Result<(Container, Process)> {
-        later()
+        validate::id(id)?;
+        let created = create::create(root, id, &options, warnings)?;
+        let create::Created { dir, record, process, here } = created;
+        Ok((Container { dir, record, here }, process))
     }
 
     /// Opens an existing container.
     ///
     /// # Errors
     /// `NotFound` when there is none (its text contains `container does not exist`).
-    pub fn load(_root: &Path, _id: &str) -> Result<Container> {
-        later()
+    pub fn load(root: &Path, id: &str) -> Result<Container> {
+        validate::id(id)?;
+        let dir = StateDir::open(root, id)?;
+        let record = dir.record()?;
+        Ok(Container { dir, record, here: None })
     }
 
     /// Every entry of the state root, sorted by id. A missing root is an empty list.
-    pub fn list(_root: &Path) -> Result<Vec<Listing>> {
-        later()
+    pub fn list(root: &Path) -> Result<Vec<Listing>> {
+        let mut ids = Vec::new();
+        let entries = match std::fs::read_dir(root) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => crate::error::Call::call(other, "open")
+                .context("list", format!("state root {}", quote(root)))?,
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && validate::id(&name).is_ok() {
+                ids.push(name);
+            }
+        }
+        ids.sort();
+        Ok(ids
+            .into_iter()
+            .map(|id| {
+                let report = Self::load(root, &id).and_then(|container| container.report());
+                Listing { id, report }
+            })
+            .collect())
+    }
+
+    /// The container's id.
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// The container's status.
+    pub fn status(&self) -> Result<Status> {
+        if !self.alive() {
+            return Ok(Status::Stopped);
+        }
+        if self.cgroup()?.is_frozen()? {
+            return Ok(Status::Paused);
+        }
+        if self.here.is_some() || (self.dir.has_socket() && start::somebody_waits(self.dir.fd())) {
+            return Ok(Status::Created);
+        }
+        Ok(Status::Running)
+    }
+
+    /// Whether the init process is there and not a zombie.
+    fn alive(&self) -> bool {
+        self.record.pid != 0
+            && state::process_identity(self.record.pid) == Some((self.record.start_time, true))
     }
 
     /// The container's state.
     pub fn report(&self) -> Result<Report> {
-        later()
+        let status = self.status()?;
+        let record = &self.record;
+        Ok(Report {
+            oci_version: record.oci_version.clone(),
+            id: record.id.clone(),
+            pid: if status == Status::Stopped { 0 } else { record.pid },
+            status,
+            bundle: record.bundle.clone(),
+            rootfs: record.rootfs.clone(),
+            created: record.created.clone(),
+            annotations: record.annotations.clone(),
+            owner: host::user_name(record.owner).unwrap_or_default(),
+        })
     }
 
     /// The process of the stored configuration, which `exec` starts from.
     pub fn process(&self) -> Result<ProcessSpec> {
-        later()
+        let process = self.stored_spec()?.process().clone();
+        process.ok_or_else(|| Error::invalid("process", "is not in the stored configuration"))
+    }
+
+    fn stored_spec(&self) -> Result<Spec> {
+        spec::stored(&self.dir.config()?)
+    }
+
+    fn hooks(&self) -> Result<hooks::Plan> {
+        hooks::plan(&self.stored_spec()?, &self.record.id, &self.record.bundle)
+    }
+
+    fn cgroup(&self) -> Result<Cgroup> {
+        Cgroup::open(&self.record.cgroup)
     }
 
     /// Executes the program of a created container and runs the poststart hooks.
-    pub fn start(&mut self, _warnings: &mut Vec<String>) -> Result<()> {
-        later()
+    ///
+    /// # Errors
+    /// `WrongState` unless the container is created; `Exec` when the program cannot be executed.
+    pub fn start(&mut self, warnings: &mut Vec<String>) -> Result<()> {
+        let pidfd = match self.here {
+            Some(_) => self.pidfd()?,
+            None => {
+                self.dir.lock()?;
+                match self.status()? {
+                    Status::Created | Status::Paused => {}
+                    Status::Stopped => return Err(self.wrong("start", "cannot start a container that has stopped")),
+                    Status::Running => return Err(self.wrong("start", "cannot start an already running container")),
+                }
+                self.pidfd()?
+            }
+        };
+        let channel = match self.here.take() {
+            Some(channel) => channel,
+            None => start::connect_in(self.dir.fd())?,
+        };
+        let spec = self.stored_spec()?;
+        let mut answers = Answers::for_start(&spec, &self.record, warnings);
+        parent::start(&channel, self.record.pid, pidfd.as_fd(), &mut answers)?;
+        self.dir.remove_socket();
+        let hooks = hooks::plan(&spec, &self.record.id, &self.record.bundle)?;
+        hooks.run(hooks::Point::Poststart, self.record.pid)
+    }
+
+    fn pidfd(&self) -> Result<OwnedFd> {
+        let gone = || self.wrong_kind(ErrorKind::NotRunning, "signal", "container not running");
+        let pidfd = sys::pidfd::open(self.record.pid).map_err(|_| gone())?;
+        // The pid may have been reused before the pidfd pinned it.
+        if self.alive() { Ok(pidfd) } else { Err(gone()) }
+    }
+
+    fn wrong(&self, operation: &str, reason: &str) -> Error {
+        self.wrong_kind(ErrorKind::WrongState, operation, reason)
+    }
+
+    fn wrong_kind(&self, kind: ErrorKind, operation: &str, reason: &str) -> Error {
+        Error::new(kind, format!("{operation} container"), quote(&self.record.id), reason)
     }
 
     /// Runs a further process.
-    pub fn exec(&self, _options: ExecOptions, _warnings: &mut Vec<String>) -> Result<Process> {
-        later()
+    ///
+    /// # Errors
+    /// `WrongState` in a paused container (unless ignored), `NotRunning` in a stopped one.
+    pub fn exec(&self, options: ExecOptions, warnings: &mut Vec<String>) -> Result<Process> {
+        match self.status()? {
+            Status::Stopped => return Err(exec::not_running(&self.record.id)),
+            Status::Paused if !options.ignore_paused => {
+                return Err(self.wrong("exec in", "cannot exec in a paused container (use --ignore-paused to override)"));
+            }
+            _ => {}
+        }
+        let host = Host::read()?;
+        let spec = self.stored_spec()?;
+        validate::process(&options.process, warnings)?;
+        let listed = plan::listed(&spec);
+        let inherit = Inherit { preserve_fds: options.preserve_fds, ..Inherit::default() };
+        let in_user_namespace = listed & libc::CLONE_NEWUSER != 0;
+        let program =
+            plan::process(&options.process, &spec, &inherit, &host, in_user_namespace, warnings)?;
+        if program.terminal.is_some() && !options.foreground && options.console_socket.is_none() {
+            return Err(create::no_console());
+        }
+        let target = exec::Target { pid: self.record.pid, pidfd: self.pidfd()? };
+        let exec_plan = exec::Plan {
+            program,
+            keyring: (!self.record.options.no_new_keyring)
+                .then(|| keyring::plan(&self.record.id, options.process.selinux_label().as_deref())),
+            namespaces: self.foreign_namespaces(listed, &host),
+            chroot: self.record.options.chroot,
+        };
+        let cgroup = self.cgroup()?.sub(&options.cgroups)?;
+        let mut answers = Answers::for_exec(&spec, &self.record, &exec_plan.program, &host.proc, warnings);
+        let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc)?;
+        let mut waiting = born.help(None, &host.proc)?.wait(&mut answers)?;
+        let terminal = waiting.take_terminal();
+        create::announce(
+            waiting.pid(),
+            waiting.pidfd(),
+            options.pid_file.as_deref(),
+            options.pidfd_socket.as_deref(),
+        )?;
+        let terminal = create::hand_over(terminal, options.console_socket.as_deref())?;
+        let running = waiting.executed(&mut answers)?;
+        Ok(Process { pid: running.pid, pidfd: running.pidfd, terminal })
     }
 
-    /// Sends a signal to the init process, or to every process when there is no own pid namespace.
-    pub fn kill(&self, _signal: i32) -> Result<()> {
-        later()
+    /// Of the listed namespaces, those that are not the caller's own: joining one's own user
+    /// namespace is an error.
+    fn foreign_namespaces(&self, listed: i32, host: &Host) -> i32 {
+        let path = PathBuf::from(format!("/proc/{}/ns/user", self.record.pid));
+        if listed & libc::CLONE_NEWUSER != 0 && host.is_own_namespace(&path, "user") {
+            listed & !libc::CLONE_NEWUSER
+        } else {
+            listed
+        }
     }
 
-    /// Removes a stopped container; with `force` kills it first. Runs the poststop hooks.
-    pub fn delete(self, _force: bool, _warnings: &mut Vec<String>) -> Result<()> {
-        later()
+    /// Sends a signal to the init process, or to every process when there is no own pid namespace
+    /// and the signal is SIGKILL.
+    ///
+    /// # Errors
+    /// `NotRunning` (`container not running`) when the container is stopped.
+    pub fn kill(&self, signal: i32) -> Result<()> {
+        let whole = signal == libc::SIGKILL && !self.record.options.own_pid_namespace;
+        if whole {
+            // Works without init: what it left behind is killed too.
+            let cgroup = self.cgroup()?;
+            if !cgroup.pids()?.is_empty() {
+                return cgroup.kill(signal);
+            }
+        }
+        let pidfd = self.pidfd()?;
+        sys::pidfd::send_signal(pidfd.as_fd(), signal)
+            .context("signal container", quote(&self.record.id))?;
+        if signal == libc::SIGKILL {
+            // A frozen process of cgroup v1 dies when it is thawed.
+            let cgroup = self.cgroup()?;
+            if cgroup.is_frozen()? {
+                cgroup.thaw()?;
+            }
+        }
+        Ok(())
     }
 
-    /// Removes whatever is left of `id` when [`Container::load`] cannot read it (an aborted create).
-    pub fn delete_remains(_root: &Path, _id: &str) -> Result<()> {
-        later()
+    /// Removes a stopped or created container; with `force` a running one too. Runs the poststop
+    /// hooks, whose failures are warnings.
+    ///
+    /// # Errors
+    /// `WrongState` when the container runs and `force` is not set.
+    pub fn delete(self, force: bool, warnings: &mut Vec<String>) -> Result<()> {
+        self.dir.lock()?;
+        let status = self.status().or_else(|e| if force { Ok(Status::Running) } else { Err(e) })?;
+        if !force && matches!(status, Status::Running | Status::Paused) {
+            let word = if status == Status::Paused { "paused" } else { "running" };
+            return Err(self.wrong("delete", &format!("cannot delete container that is not stopped: {word}")));
+        }
+        self.end()?;
+        let cgroup = Cgroup::remove_recorded(&self.record.cgroup);
+        match self.hooks().and_then(|hooks| hooks.run(hooks::Point::Poststop, 0)) {
+            Ok(()) => {}
+            Err(error) => warnings.push(error.to_string()),
+        }
+        cgroup?;
+        self.dir.remove()
+    }
+
+    /// Kills what runs and waits for it.
+    fn end(&self) -> Result<()> {
+        let pidfd = sys::pidfd::open(self.record.pid.max(1)).ok().filter(|_| self.alive());
+        if let Ok(cgroup) = self.cgroup() {
+            cgroup.kill(libc::SIGKILL)?;
+        }
+        let Some(pidfd) = pidfd else { return Ok(()) };
+        // ESRCH: it died of the first kill.
+        let _ = sys::pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL);
+        let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        let milliseconds = u16::try_from(KILL_DEADLINE.as_millis()).unwrap_or(u16::MAX);
+        match nix::poll::poll(&mut polled, PollTimeout::from(milliseconds)) {
+            Ok(0) => Err(self.wrong("delete", "its init process did not die within 10 s of SIGKILL")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes whatever is left of `id` when [`Container::load`] cannot read it: the state directory
+    /// alone, because nothing else can be known.
+    pub fn delete_remains(root: &Path, id: &str) -> Result<()> {
+        validate::id(id)?;
+        let dir = StateDir::open(root, id)?;
+        dir.lock()?;
+        dir.remove()
     }
 
     /// Freezes every process.
     pub fn pause(&self) -> Result<()> {
-        later()
+        match self.status()? {
+            Status::Created | Status::Running => self.cgroup()?.freeze(),
+            _ => Err(self.wrong("pause", "container not running")),
+        }
     }
 
     /// Thaws every process.
     pub fn resume(&self) -> Result<()> {
-        later()
+        match self.status()? {
+            Status::Paused => self.cgroup()?.thaw(),
+            _ => Err(self.wrong("resume", "container not paused")),
+        }
     }
 
     /// Changes resource limits; what is not set keeps its value. Devices are never touched.
-    pub fn update(&self, _resources: &LinuxResources, _warnings: &mut Vec<String>) -> Result<()> {
-        later()
+    pub fn update(&self, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
+        if !self.alive() {
+            return Err(self.wrong_kind(ErrorKind::NotRunning, "update", "container not running"));
+        }
+        self.cgroup()?.update(resources, warnings)
     }
 
     /// Figures of the cgroup.
     pub fn stats(&self) -> Result<Stats> {
-        later()
+        self.cgroup()?.stats()
     }
 
     /// Host pids of all processes in the container's cgroup, sub-cgroups included.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        later()
+        self.cgroup()?.pids()
     }
 
     /// Calls `seen` for every kill by the kernel's OOM killer in the cgroup, until `until` becomes
     /// readable or the cgroup is gone.
-    pub fn watch_oom(&self, _until: BorrowedFd<'_>, _seen: &mut dyn FnMut()) -> Result<()> {
-        later()
+    pub fn watch_oom(&self, until: BorrowedFd<'_>, seen: &mut dyn FnMut()) -> Result<()> {
+        self.cgroup()?.watch_oom(until, seen)
     }
 }

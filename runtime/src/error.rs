@@ -38,6 +38,18 @@ pub enum ErrorKind {
     System,
 }
 
+impl ErrorKind {
+    /// The kind with this discriminant, as it crosses the fork.
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        use ErrorKind::{
+            Exec, Exists, Invalid, NotFound, NotRunning, System, Unsupported, WrongState,
+        };
+        [NotFound, Exists, WrongState, NotRunning, Invalid, Unsupported, Exec, System]
+            .into_iter()
+            .find(|&kind| kind as u8 == number)
+    }
+}
+
 /// Why an operation failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {

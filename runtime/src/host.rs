@@ -1,1 +1,56 @@
-//! host
+//! Facts of this machine and of the creator, read once.
+
+use nix::unistd::{Gid, Uid, getegid, geteuid};
+
+use crate::caps;
+use crate::cgroup::layout::Layout;
+use crate::error::Result;
+use crate::procfs::Procfs;
+
+/// What planning needs to know besides the configuration.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub uid: Uid,
+    pub gid: Gid,
+    /// Capabilities that the creator can hand on.
+    pub permitted: u64,
+    pub layout: Layout,
+    /// The host's procfs.
+    pub proc: Procfs,
+}
+
+impl Host {
+    /// Reads them.
+    pub(crate) fn read() -> Result<Self> {
+        Ok(Self {
+            uid: geteuid(),
+            gid: getegid(),
+            permitted: caps::permitted()?,
+            layout: Layout::detect()?,
+            proc: Procfs::open()?,
+        })
+    }
+
+    /// Whether the creator has power over namespaces and cgroups of the user namespace it is in.
+    pub(crate) fn privileged(&self) -> bool {
+        self.uid.is_root() && self.permitted & caps::SYS_ADMIN != 0
+    }
+
+    /// Whether the namespace file behind `path` is the creator's own of that kind.
+    pub(crate) fn is_own_namespace(&self, path: &std::path::Path, name: &str) -> bool {
+        let own = nix::sys::stat::stat(format!("/proc/self/ns/{name}").as_str());
+        let other = nix::sys::stat::stat(path);
+        matches!((own, other), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+    }
+}
+
+/// The name of a user in the host's /etc/passwd. Not `getpwuid(3)`: in a static binary it would load
+/// the host's name service modules.
+pub(crate) fn user_name(uid: u32) -> Option<String> {
+    let passwd = std::fs::read_to_string("/etc/passwd").ok()?;
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    })
+}

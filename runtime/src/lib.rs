@@ -6,6 +6,7 @@
 mod caps;
 mod cgroup;
 mod container;
+mod create;
 mod error;
 mod features;
 mod hooks;
@@ -18,6 +19,7 @@ mod namespaces;
 mod plan;
 mod process;
 mod procfs;
+mod requests;
 mod rlimits;
 mod seal;
 mod seccomp;
@@ -25,7 +27,9 @@ mod spec;
 mod state;
 mod sys;
 mod sysctl;
+mod timestamp;
 mod tty;
+mod uts;
 mod validate;
 
 pub use cgroup::stats::Stats;
@@ -35,5 +39,6 @@ pub use container::{
 pub use error::{Cause, Error, ErrorKind, Result};
 pub use features::features;
 pub use seal::protect_own_binary;
+pub use timestamp::{rfc3339, rfc3339_nano};
 pub use spec::{Config, load_config, load_process, load_resources};
 pub use tty::{Terminal, send_terminal};

@@ -1,1 +1,206 @@
-//! plan
+//! Configuration and host facts to a plan: everything that can be decided before the fork.
+
+use std::path::PathBuf;
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use crate::cgroup;
+use crate::container::{CreateOptions, Rootless};
+use crate::error::{Error, Result};
+use crate::hooks;
+use crate::host::Host;
+use crate::idmap::{self, Maps, Writer};
+use crate::keyring;
+use crate::lsm;
+use crate::mount;
+use crate::namespaces::{self, Order};
+use crate::process::program::{self, Inherit, Program};
+use crate::seccomp;
+use crate::sys;
+use crate::sysctl;
+use crate::uts;
+use crate::validate;
+
+/// What will be done, in the order of the fields.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub id: String,
+    pub rootfs: PathBuf,
+    pub cgroup: cgroup::Plan,
+    pub namespaces: namespaces::Plan,
+    pub order: Order,
+    pub maps: Option<(Maps, Writer)>,
+    pub uts: uts::Plan,
+    pub keyring: Option<keyring::Plan>,
+    pub mounts: mount::Plan,
+    pub sysctls: sysctl::Plan,
+    pub hooks: hooks::Plan,
+    pub program: Program,
+}
+
+/// Plans a container.
+pub(crate) fn plan(
+    id: &str,
+    options: &CreateOptions,
+    host: &Host,
+    warnings: &mut Vec<String>,
+) -> Result<Plan> {
+    let spec = &options.config.spec;
+    validate::config(spec, warnings)?;
+    let linux = spec.linux().clone().unwrap_or_default();
+    let namespaces = namespaces::plan(
+        linux.namespaces().as_deref().unwrap_or_default(),
+        time_offsets(spec),
+    );
+    check_network_sysctls(spec, &namespaces, host)?;
+    let late_cgroup = !host.layout.v1.is_empty();
+    let order = namespaces.order(late_cgroup, host.privileged());
+    let maps = namespaces.creates(libc::CLONE_NEWUSER).then(|| {
+        let maps = idmap::plan(
+            linux.uid_mappings().as_deref().unwrap_or_default(),
+            linux.gid_mappings().as_deref().unwrap_or_default(),
+        );
+        let writer = maps.writer(host.uid, host.gid);
+        (maps, writer)
+    });
+    let cgroup = cgroup::plan(&linux, id, &host.layout, tolerance(options, host), warnings)?;
+    let in_user_namespace = namespaces.has(libc::CLONE_NEWUSER);
+    let mounts = mount::plan(spec, &options.bundle, &mount::Facts {
+        user_namespace: in_user_namespace,
+        no_pivot: options.no_pivot,
+        layout: &host.layout,
+        cgroup_dirs: cgroup.paths(),
+        cgroup_namespace: namespaces.has(libc::CLONE_NEWCGROUP),
+    })?;
+    let process = spec
+        .process()
+        .as_ref()
+        .ok_or_else(|| Error::invalid("process", "is required to create a container"))?;
+    let program = program(process, spec, options, host, in_user_namespace, warnings)?;
+    let keyring = (!options.no_new_keyring)
+        .then(|| keyring::plan(id, process.selinux_label().as_deref()));
+    Ok(Plan {
+        id: id.to_owned(),
+        rootfs: mounts.rootfs().to_owned(),
+        cgroup,
+        order,
+        maps,
+        uts: uts::Plan {
+            hostname: spec.hostname().clone(),
+            domainname: spec.domainname().clone(),
+        },
+        keyring,
+        mounts,
+        sysctls: sysctl::plan(linux.sysctl().as_ref())?,
+        hooks: hooks::plan(spec, id, &options.bundle)?,
+        program,
+        namespaces,
+    })
+}
+
+fn program(
+    process: &oci_spec::runtime::Process,
+    spec: &Spec,
+    options: &CreateOptions,
+    host: &Host,
+    in_user_namespace: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Program> {
+    let inherit = Inherit {
+        preserve_fds: options.preserve_fds,
+        listen_fds: options.listen_fds,
+        listen_names: options.listen_names.clone(),
+    };
+    self::process(process, spec, &inherit, host, in_user_namespace, warnings)
+}
+
+/// Plans a process of a container, init or not.
+pub(crate) fn process(
+    process: &oci_spec::runtime::Process,
+    spec: &Spec,
+    inherit: &Inherit,
+    host: &Host,
+    in_user_namespace: bool,
+    warnings: &mut Vec<String>,
+) -> Result<Program> {
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = seccomp.map(|profile| seccomp::plan(profile, warnings)).transpose()?;
+    let labels = lsm::plan(process)?;
+    let mut program = program::plan(process, filter, labels, inherit)?;
+    if !in_user_namespace {
+        program.capabilities = program.capabilities.restrict(host.permitted, warnings);
+    }
+    Ok(program)
+}
+
+impl Plan {
+    /// Whether the child makes its cgroup namespace itself, after it has joined its cgroups.
+    pub(crate) fn late_cgroup_namespace(&self) -> bool {
+        self.namespaces.creates(libc::CLONE_NEWCGROUP)
+            && (self.order.clone | self.order.child_new) & libc::CLONE_NEWCGROUP == 0
+    }
+
+    /// Brings `lo` up in a new network namespace.
+    pub(crate) fn bring_loopback_up(&self) -> Result<()> {
+        use crate::error::Context;
+        if !self.namespaces.creates(libc::CLONE_NEWNET) {
+            return Ok(());
+        }
+        sys::process::loopback_up().context("bring up", "lo")
+    }
+
+    /// Joins the container's session keyring.
+    pub(crate) fn join_keyring(&self) -> Result<()> {
+        self.keyring.as_ref().map_or(Ok(()), keyring::Plan::join)
+    }
+}
+
+/// Whether missing cgroup permissions are tolerated.
+fn tolerance(options: &CreateOptions, host: &Host) -> bool {
+    match options.rootless {
+        Rootless::Yes => true,
+        Rootless::No => false,
+        Rootless::Auto => !host.privileged(),
+    }
+}
+
+/// `net.*` belongs to the network namespace; a joined one may turn out to be the host's.
+fn check_network_sysctls(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Result<()> {
+    let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
+    let Some(name) = sysctls.iter().flat_map(|map| map.keys()).find(|name| {
+        name.starts_with("net.") || name.starts_with("net/")
+    }) else {
+        return Ok(());
+    };
+    let joined = plan.joined.iter().find(|join| join.flag == libc::CLONE_NEWNET);
+    match joined {
+        Some(join) if host.is_own_namespace(&join.path, "net") => Err(Error::invalid(
+            format!("linux.sysctl[{name:?}]"),
+            "the network namespace is the host's",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// `linux.timeOffsets` as lines for `/proc/self/timens_offsets`, sorted.
+fn time_offsets(spec: &Spec) -> Option<String> {
+    let offsets = spec.linux().as_ref()?.time_offsets().as_ref()?;
+    let mut lines: Vec<String> = offsets
+        .iter()
+        .map(|(clock, offset)| {
+            let (secs, nanos) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
+            format!("{clock} {secs} {nanos}\n")
+        })
+        .collect();
+    lines.sort();
+    (!lines.is_empty()).then(|| lines.concat())
+}
+
+/// The kinds of namespace a configuration lists, new or joined, as `CLONE_NEW*` flags.
+pub(crate) fn listed(spec: &Spec) -> i32 {
+    let list = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    list.iter().flat_map(|list| list.iter()).fold(0, |all, namespace| {
+        let kind: LinuxNamespaceType = namespace.typ();
+        all | namespaces::flag(kind)
+    })
+}

@@ -1,1 +1,339 @@
-//! state
+//! The state directory: one directory per container below the state root.
+//!
+//! ```text
+//! ROOT/ID/            0700, locked (flock) while a command changes the container
+//!         state.json  the record below; written to a temporary name, then renamed
+//!         config.json the configuration as it was at create; later edits of the bundle have no effect
+//!         start.sock  the child waits here for `start`; refused connections mean that it went on
+//! ```
+//!
+//! The record is written before the first side effect, so that whatever a killed `create` leaves is
+//! described. Status is never stored: it follows from the pid's start time, the socket and the
+//! freezer. There is no fsync: the state root is on a file system that does not survive a reboot, and
+//! neither do containers.
+//!
+//! Everything is done through a descriptor of the directory: its path may be longer than a socket
+//! address holds, and nothing can be swapped under a descriptor.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup;
+use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
+
+const STATE: &str = "state.json";
+const CONFIG: &str = "config.json";
+/// The start socket's name in the state directory.
+pub(crate) const SOCKET: &str = "start.sock";
+
+/// How long a command waits for another one that holds the container's lock.
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Longest state or config file that is read back; what we write is far smaller.
+const LONGEST: u64 = 64 << 20;
+
+/// What is known about a container; `state.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// Raised when a field changes its meaning. Unknown fields are ignored, so that a newer record
+    /// can be read.
+    pub version: u32,
+    pub id: String,
+    pub oci_version: String,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// RFC 3339 with nanoseconds, UTC.
+    pub created: String,
+    /// 0 until the process exists.
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat: with the pid, the identity of the process.
+    pub start_time: u64,
+    /// uid of the creator.
+    pub owner: u32,
+    pub annotations: BTreeMap<String, String>,
+    pub cgroup: cgroup::Recorded,
+    pub options: Options,
+}
+
+/// What later commands must know of the `create` call and the configuration.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Options {
+    pub no_new_keyring: bool,
+    pub systemd_cgroup: bool,
+    /// Whether the init process is pid 1 of its own pid namespace.
+    pub own_pid_namespace: bool,
+    /// Its root is entered by `chroot`: no mount namespace of its own, or `--no-pivot`.
+    pub chroot: bool,
+}
+
+impl Record {
+    /// The version this build writes and the newest it reads.
+    pub(crate) const VERSION: u32 = 1;
+}
+
+/// A container's locked state directory.
+#[derive(Debug)]
+pub(crate) struct StateDir {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+fn subject(path: &Path) -> String {
+    format!("state directory {}", quote(path))
+}
+
+impl StateDir {
+    /// Makes the directory of a new container. The root is made when it is missing.
+    pub(crate) fn make(root: &Path, id: &str) -> Result<Self> {
+        let path = root.join(id);
+        let mode = Mode::S_IRWXU;
+        match nix::unistd::mkdir(&path, mode) {
+            Err(Errno::ENOENT) => {
+                std::fs::create_dir_all(root).call("mkdir").context("create", subject(root))?;
+                nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, root, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
+                    .call("fchmodat")
+                    .context("create", subject(root))?;
+                nix::unistd::mkdir(&path, mode)
+            }
+            other => other,
+        }
+        .map_err(|errno| match errno {
+            Errno::EEXIST => Error::new(
+                ErrorKind::Exists,
+                "create container",
+                quote(id),
+                "container with given ID already exists",
+            ),
+            errno => {
+                Error::system("create", subject(&path), crate::error::Failure { call: "mkdir", errno })
+            }
+        })?;
+        let made = Self::open_path(path.clone()).and_then(|dir| dir.lock().map(|()| dir));
+        if made.is_err() {
+            // The error is already on its way; the empty directory is all there is to remove.
+            let _ = std::fs::remove_dir(&path);
+        }
+        made
+    }
+
+    /// Opens an existing container's directory, without a lock.
+    pub(crate) fn open(root: &Path, id: &str) -> Result<Self> {
+        Self::open_path(root.join(id)).map_err(|error| match error.errno() {
+            Some(Errno::ENOENT | Errno::ENOTDIR) => Error::new(
+                ErrorKind::NotFound,
+                "load container",
+                quote(id),
+                "container does not exist",
+            ),
+            _ => error,
+        })
+    }
+
+    fn open_path(path: PathBuf) -> Result<Self> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let dir = nix::fcntl::open(&path, flags, Mode::empty())
+            .call("open")
+            .context("open", subject(&path))?;
+        Ok(Self { path, dir })
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Takes the lock, which lasts until this value is dropped. A forked child must drop its copy.
+    #[allow(deprecated, reason = "nix's owning Flock would need the directory's only descriptor")]
+    pub(crate) fn lock(&self) -> Result<()> {
+        use nix::fcntl::{FlockArg, flock};
+        use std::os::fd::AsRawFd;
+        let deadline = Instant::now() + LOCK_DEADLINE;
+        loop {
+            match flock(self.dir.as_raw_fd(), FlockArg::LockExclusiveNonblock) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EWOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(Errno::EWOULDBLOCK) => {
+                    return Err(Error::new(
+                        ErrorKind::WrongState,
+                        "lock",
+                        subject(&self.path),
+                        format!("another command has held it for {} s", LOCK_DEADLINE.as_secs()),
+                    ));
+                }
+                other => return other.call("flock").context("lock", subject(&self.path)),
+            }
+        }
+    }
+
+    /// Closes the forked child's copy of the directory, with which it would hold the lock.
+    pub(crate) fn forget_lock(&self) {
+        crate::sys::fd::close_in_child(self.dir.as_fd());
+    }
+
+    /// Whether a command holds the lock at this moment.
+    #[allow(deprecated, reason = "as in `lock`")]
+    pub(crate) fn is_locked(&self) -> bool {
+        use nix::fcntl::{FlockArg, flock};
+        use std::os::fd::AsRawFd;
+        match flock(self.dir.as_raw_fd(), FlockArg::LockExclusiveNonblock) {
+            Ok(()) => {
+                // Releasing a lock that was just taken cannot fail.
+                let _ = flock(self.dir.as_raw_fd(), FlockArg::Unlock);
+                false
+            }
+            Err(_) => true,
+        }
+    }
+
+    /// Replaces `state.json`.
+    pub(crate) fn write_record(&self, record: &Record) -> Result<()> {
+        let json = serde_json::to_vec(record).expect("a record has only string keys");
+        self.write(STATE, &json)
+    }
+
+    /// Reads `state.json`.
+    pub(crate) fn record(&self) -> Result<Record> {
+        let bytes = self.read(STATE)?;
+        let record: Record = serde_json::from_slice(&bytes).map_err(|e| {
+            Error::new(ErrorKind::System, "read", quote(self.path.join(STATE)), e.to_string())
+        })?;
+        if record.version > Record::VERSION {
+            return Err(Error::unsupported(
+                "read",
+                quote(self.path.join(STATE)),
+                format!("version {} is newer than {}", record.version, Record::VERSION),
+            ));
+        }
+        Ok(record)
+    }
+
+    /// Stores the configuration.
+    pub(crate) fn write_config(&self, json: &[u8]) -> Result<()> {
+        self.write(CONFIG, json)
+    }
+
+    /// The stored configuration.
+    pub(crate) fn config(&self) -> Result<Vec<u8>> {
+        self.read(CONFIG)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let context = || quote(self.path.join(name));
+        let temporary = format!(".{name}.new");
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
+        let file = openat(&self.dir, temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .call("open")
+            .context("write", context())?;
+        std::fs::File::from(file).write_all(bytes).call("write").context("write", context())?;
+        nix::fcntl::renameat(&self.dir, temporary.as_str(), &self.dir, name)
+            .call("rename")
+            .context("write", context())
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let context = || quote(self.path.join(name));
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&self.dir, name, flags, Mode::empty())
+            .call("open")
+            .context("read", context())?;
+        let mut bytes = Vec::new();
+        std::fs::File::from(file)
+            .take(LONGEST)
+            .read_to_end(&mut bytes)
+            .call("read")
+            .context("read", context())?;
+        Ok(bytes)
+    }
+
+    /// Removes the directory and what we put there. Anything else in it is an error: it is not ours.
+    pub(crate) fn remove(self) -> Result<()> {
+        let context = || subject(&self.path);
+        let mut names = Vec::new();
+        let copy = self.dir.try_clone().call("dup").context("remove", context())?;
+        let mut listing = Dir::from_fd(copy).call("fdopendir").context("remove", context())?;
+        for entry in listing.iter() {
+            let entry = entry.call("getdents").context("remove", context())?;
+            names.push(entry.file_name().to_owned());
+        }
+        for name in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
+            match unlinkat(&self.dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                other => other
+                    .call("unlink")
+                    .context("remove", quote(self.path.join(name.to_string_lossy().as_ref())))?,
+            }
+        }
+        match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            other => other.call("rmdir").context("remove", context()),
+        }
+    }
+
+    /// Whether the start socket's file exists.
+    pub(crate) fn has_socket(&self) -> bool {
+        nix::sys::stat::fstatat(&self.dir, SOCKET, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Removes the start socket's file, once the program runs.
+    pub(crate) fn remove_socket(&self) {
+        // Nobody connects any more; `remove` would take the file anyway.
+        let _ = unlinkat(&self.dir, SOCKET, UnlinkatFlags::NoRemoveDir);
+    }
+}
+
+/// Field 22 of `/proc/PID/stat` and whether the process still runs (a zombie does not), or `None`
+/// when there is no such process.
+pub(crate) fn process_identity(pid: i32) -> Option<(u64, bool)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse_identity(&stat)
+}
+
+fn parse_identity(stat: &str) -> Option<(u64, bool)> {
+    // The command in parentheses may hold anything, also parentheses and spaces.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+    let state = fields.next()?;
+    let start = fields.nth(22 - 4)?.parse().ok()?;
+    Some((start, !matches!(state, "Z" | "X" | "x")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_is_read_behind_a_hostile_name() {
+        let line = |state: &str| {
+            format!("7 (x) Z 1 ({}) {state} 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 4711 23", 1)
+        };
+        assert_eq!(parse_identity(&line("S")), Some((4711, true)));
+        assert_eq!(parse_identity(&line("Z")), Some((4711, false)));
+        assert_eq!(parse_identity("7 (x"), None);
+        let me = process_identity(std::process::id() as i32).unwrap();
+        assert!(me.1);
+    }
+
+    #[test]
+    fn one_of_two_creators_wins() {
+        let root = std::env::temp_dir().join(format!("bulkhead-state-{}", std::process::id()));
+        let first = StateDir::make(&root, "a").unwrap();
+        let second = StateDir::make(&root, "a").unwrap_err();
+        assert_eq!(second.kind(), ErrorKind::Exists);
+        assert!(StateDir::open(&root, "a").unwrap().is_locked());
+        assert_eq!(StateDir::open(&root, "b").unwrap_err().kind(), ErrorKind::NotFound);
+        first.write(STATE, b"null").unwrap();
+        assert!(first.record().unwrap_err().to_string().contains("state.json"));
+        first.remove().unwrap();
+        std::fs::remove_dir(&root).unwrap();
+    }
+}

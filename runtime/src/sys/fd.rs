@@ -1,1 +1,112 @@
-//! fd
+//! Descriptors: ranges, inherited ones, and a peek into another process's table.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use std::io::IoSliceMut;
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+use super::{Result, check};
+use crate::error::Failure;
+
+/// Marks every descriptor from `first` on as close-on-exec. close_range(2), Linux 5.11.
+pub(crate) fn cloexec_from(first: u32) -> Result<()> {
+    // SAFETY: no memory is passed; only flags of descriptors change.
+    check("close_range", unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })?;
+    Ok(())
+}
+
+/// Clears close-on-exec of a descriptor that the caller of this program handed down by number.
+pub(crate) fn keep_on_exec(number: RawFd) -> Result<()> {
+    // SAFETY: F_SETFD takes an integer; a number that is not open gives EBADF.
+    check("fcntl", unsafe { libc::fcntl(number, libc::F_SETFD, 0) }.into())?;
+    Ok(())
+}
+
+/// Whether `number` is an open descriptor.
+pub(crate) fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no argument; a number that is not open gives EBADF.
+    unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
+}
+
+/// A copy of descriptor `number` of the process behind `pidfd`. pidfd_getfd(2), Linux 5.6.
+pub(crate) fn get_from(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> {
+    // SAFETY: no memory is passed.
+    let fd = check("pidfd_getfd", unsafe {
+        libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0)
+    })?;
+    // SAFETY: the kernel returned a new descriptor, close-on-exec, that nobody else knows of.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Receives one message and the first descriptor that comes with it (others are closed).
+/// A peer that closed or reset the connection gives length 0. recvmsg(2).
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> Result<(usize, Option<OwnedFd>)> {
+    let mut control = nix::cmsg_space!([RawFd; 4]);
+    loop {
+        let mut parts = [IoSliceMut::new(bytes)];
+        let received = recvmsg::<()>(
+            socket.as_raw_fd(),
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        );
+        let message = match received {
+            Err(Errno::EINTR) => continue,
+            Err(Errno::ECONNRESET) => return Ok((0, None)),
+            Err(errno) => return Err(Failure { call: "recvmsg", errno }),
+            Ok(message) => message,
+        };
+        let mut owned = Vec::new();
+        for item in message.cmsgs().into_iter().flatten() {
+            if let ControlMessageOwned::ScmRights(fds) = item {
+                // SAFETY: the kernel made these descriptors for this message, close-on-exec; nobody
+                // else knows of them.
+                owned.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+            }
+        }
+        return Ok((message.bytes, owned.into_iter().next()));
+    }
+}
+
+/// Accepts a connection, close-on-exec. accept(2).
+pub(crate) fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd> {
+    loop {
+        // SAFETY: null address and length mean that the peer's address is not wanted.
+        let fd = unsafe {
+            libc::accept4(
+                socket.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC,
+            )
+        };
+        match check("accept4", fd.into()) {
+            Err(Failure { errno: Errno::EINTR, .. }) => continue,
+            Err(failure) => return Err(failure),
+            // SAFETY: the kernel returned a new descriptor that nobody else knows of.
+            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) }),
+        }
+    }
+}
+
+/// Closes a forked child's copy of a descriptor that the creator's code still owns by type. Only for
+/// a child that never runs the owner's destructor.
+pub(crate) fn close_in_child(fd: BorrowedFd<'_>) {
+    // SAFETY: the child leaves by execve or _exit, so the owner is never dropped there and the number
+    // is not used again through it.
+    unsafe {
+        libc::close(fd.as_raw_fd());
+    }
+}

@@ -1,0 +1,280 @@
+//! `create`: plan, prepare, clone once, record.
+//!
+//! Every side effect is described in the state directory before it happens and undone by [`Undo`]
+//! when a later step fails, so an error leaves nothing and a SIGKILL leaves only what `delete` finds.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::SystemTime;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use crate::cgroup::Cgroup;
+use crate::container::{CreateOptions, Process, Start};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
+use crate::hooks;
+use crate::host::Host;
+use crate::plan::{self, Plan};
+use crate::process::channel::Channel;
+use crate::process::child::{self, Inherited, Waits};
+use crate::process::join::Around;
+use crate::process::parent::{Born, Running, Waiting};
+use crate::process::start;
+use crate::requests::Answers;
+use crate::spec;
+use crate::state::{self, Options, Record, StateDir};
+use crate::sys;
+use crate::sys::clone::{Cloned, Parent, SingleThreaded};
+use crate::timestamp;
+use crate::tty;
+
+/// A created container.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub dir: StateDir,
+    pub record: Record,
+    pub process: Process,
+    pub here: Option<Channel>,
+}
+
+/// Takes back what an unfinished `create` has done. The process is killed by its own guard, which
+/// is dropped first.
+struct Undo<'a> {
+    dir: Option<StateDir>,
+    record: Record,
+    /// Hooks that must run because the container has existed.
+    poststop: Option<&'a hooks::Plan>,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        let Some(dir) = self.dir.take() else { return };
+        // The error that brought us here is the one to tell. Should the cgroup resist, the state
+        // directory stays, so that `delete` can try again.
+        if let Some(hooks) = self.poststop {
+            let _ = hooks.run(hooks::Point::Poststop, 0);
+        }
+        if Cgroup::kill_and_remove_recorded(&self.record.cgroup).is_ok() {
+            let _ = dir.remove();
+        }
+    }
+}
+
+/// Creates a container.
+pub(crate) fn create(
+    root: &Path,
+    id: &str,
+    options: &CreateOptions,
+    warnings: &mut Vec<String>,
+) -> Result<Created> {
+    let host = Host::read()?;
+    let plan = plan::plan(id, options, &host, warnings)?;
+    check_console(&plan, options)?;
+    let dir = StateDir::make(root, id)?;
+    let record = new_record(&plan, options, &host);
+    let mut undo = Undo { dir: Some(dir), record, poststop: None };
+    let dir = undo.dir.as_ref().expect("set above");
+    dir.write_config(&spec::to_stored(&options.config.spec))?;
+    dir.write_record(&undo.record)?;
+    let console = options.console_socket.as_deref().map(tty::connect_console).transpose()?;
+    let socket = match options.start {
+        Start::Later => Some(start::listen_in(dir.fd())?),
+        Start::Here => None,
+    };
+    let cgroup = plan.cgroup.create(warnings)?;
+    let born = fork(&plan, &host, &cgroup, dir, socket)?;
+    undo.poststop = Some(&plan.hooks);
+    let mut waiting = build(&plan, &host, options, &undo.record, born, warnings)?;
+    let (start_time, _) = state::process_identity(waiting.pid())
+        .ok_or_else(|| Error::new(ErrorKind::System, "read", "/proc/PID/stat", "the process is gone"))?;
+    undo.record.pid = waiting.pid();
+    undo.record.start_time = start_time;
+    undo.dir.as_ref().expect("set above").write_record(&undo.record)?;
+    announce(
+        waiting.pid(),
+        waiting.pidfd(),
+        options.pid_file.as_deref(),
+        options.pidfd_socket.as_deref(),
+    )?;
+    let terminal = match (waiting.take_terminal(), console) {
+        (Some(master), Some(console)) => {
+            tty::send_master(&console, master.as_fd(), "/dev/ptmx")?;
+            None
+        }
+        (terminal, _) => terminal,
+    };
+    let (Running { pid, pidfd }, channel) = waiting.into_parts();
+    let dir = undo.dir.take().expect("set above");
+    let record = undo.record.clone();
+    Ok(Created {
+        dir,
+        record,
+        process: Process { pid, pidfd, terminal },
+        here: (options.start == Start::Here).then_some(channel),
+    })
+}
+
+fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
+    let spec = &options.config.spec;
+    Record {
+        version: Record::VERSION,
+        id: plan.id.clone(),
+        oci_version: spec.version().clone(),
+        bundle: options.bundle.clone(),
+        rootfs: plan.rootfs.clone(),
+        created: timestamp::rfc3339_nano(SystemTime::now()),
+        pid: 0,
+        start_time: 0,
+        owner: host.uid.as_raw(),
+        annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+        cgroup: plan.cgroup.recorded(),
+        options: Options {
+            no_new_keyring: options.no_new_keyring,
+            systemd_cgroup: options.systemd_cgroup,
+            own_pid_namespace: plan.namespaces.creates(libc::CLONE_NEWPID),
+            chroot: options.no_pivot || !plan.namespaces.has(libc::CLONE_NEWNS),
+        },
+    }
+}
+
+/// Forks the container's process with its namespaces around it.
+fn fork(
+    plan: &Plan,
+    host: &Host,
+    cgroup: &Cgroup,
+    dir: &StateDir,
+    socket: Option<OwnedFd>,
+) -> Result<Born> {
+    const WHAT: &str = "the container's process";
+    let joined = plan.namespaces.open()?;
+    let (ours, theirs) = Channel::pair()?;
+    let proof = SingleThreaded::check().context("fork", WHAT)?;
+    // An unprivileged creator must write the id maps through /proc/PID, which a non-dumpable process
+    // gives to root; that child drops it itself, before anything of the container runs.
+    sys::process::set_dumpable(plan.maps.is_some() && !host.privileged())
+        .context("set", "non-dumpable")?;
+    let around = Around::enter(&plan.order, &plan.namespaces, &joined, &host.proc)?;
+    let cloned =
+        sys::clone::clone3(&proof, plan.order.clone as u64, Parent::Caller, cgroup.clone_target());
+    match cloned.context("fork", WHAT) {
+        Ok(Cloned::Child) => {
+            drop(ours);
+            dir.forget_lock();
+            let waits = socket.map_or(Waits::Channel, Waits::Socket);
+            let proc = &host.proc;
+            child::run(Inherited { plan, channel: theirs, proc, cgroup, joined, waits })
+        }
+        Ok(Cloned::Parent { pid, pidfd }) => {
+            let born = Born::new(pid, pidfd, ours);
+            around.leave()?;
+            Ok(born)
+        }
+        Err(error) => Err(explain_clone(error, plan)),
+    }
+}
+
+/// `clone3` has many reasons for few errnos.
+fn explain_clone(error: Error, plan: &Plan) -> Error {
+    use nix::errno::Errno;
+    let hint = match error.errno() {
+        Some(Errno::ENOSPC) => "a limit on namespaces is reached: see /proc/sys/user/max_*_namespaces",
+        Some(Errno::EPERM) if plan.maps.is_some() => {
+            "user namespaces may be switched off: see kernel.unprivileged_userns_clone and \\
+             kernel.apparmor_restrict_unprivileged_userns"
+        }
+        Some(Errno::EPERM) => "the creator lacks CAP_SYS_ADMIN; without it, linux.namespaces needs a user namespace",
+        Some(Errno::EAGAIN) => "the limit on processes is reached (RLIMIT_NPROC, pids.max)",
+        _ => return error,
+    };
+    Error::new(error.kind(), error.operation(), error.subject(), format!("{}; {hint}", cause(&error)))
+}
+
+fn cause(error: &Error) -> String {
+    match error.cause() {
+        crate::error::Cause::Call(failure) => failure.to_string(),
+        crate::error::Cause::Reason(reason) => reason.clone(),
+    }
+}
+
+/// Helps and answers the child until it is ready.
+fn build(
+    plan: &Plan,
+    host: &Host,
+    options: &CreateOptions,
+    record: &Record,
+    born: Born,
+    warnings: &mut Vec<String>,
+) -> Result<Waiting> {
+    let maps = plan.maps.as_ref().map(|(maps, writer)| (maps, *writer));
+    let mut answers = Answers::for_create(&options.config.spec, record, plan, &host.proc, warnings);
+    born.help(maps, &host.proc)?.wait(&mut answers)
+}
+
+fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {
+    match (plan.program.terminal, &options.console_socket, options.start) {
+        (Some(_), None, Start::Later) => Err(no_console()),
+        (None, Some(_), _) => Err(Error::invalid(
+            "--console-socket",
+            "cannot use console socket if runc will not detach or allocate tty",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The words that callers know.
+pub(crate) fn no_console() -> Error {
+    Error::invalid(
+        "--console-socket",
+        "cannot allocate tty if runc will detach without setting console socket",
+    )
+}
+
+/// Tells the pid: by file, and by pidfd over a socket.
+pub(crate) fn announce(
+    pid: i32,
+    pidfd: BorrowedFd<'_>,
+    file: Option<&Path>,
+    socket: Option<&Path>,
+) -> Result<()> {
+    if let Some(path) = socket {
+        send_pidfd(path, pidfd)?;
+    }
+    file.map_or(Ok(()), |path| write_pid_file(path, pid))
+}
+
+/// Hands a terminal over, or back when there is no console socket.
+pub(crate) fn hand_over(terminal: Option<OwnedFd>, socket: Option<&Path>) -> Result<Option<OwnedFd>> {
+    match (terminal, socket) {
+        (Some(master), Some(path)) => {
+            tty::send_terminal(path, master.as_fd(), "/dev/ptmx").map(|()| None)
+        }
+        (terminal, _) => Ok(terminal),
+    }
+}
+
+/// Decimal, no newline; by rename, so that a reader sees all or nothing.
+fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
+    let context = || format!("pid file {}", quote(path));
+    let name = path.file_name().ok_or_else(|| Error::invalid("--pid-file", "names no file"))?;
+    let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
+    std::fs::write(&temporary, pid.to_string()).call("write").context("write", context())?;
+    std::fs::rename(&temporary, path).call("rename").context("write", context())
+}
+
+fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {
+    let context = || format!("pidfd to {}", quote(path));
+    let socket = UnixStream::connect(path).call("connect").context("send", context())?;
+    let fds = [pidfd.as_raw_fd()];
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(b"pidfd")],
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
+    .map_err(|errno| Failure { call: "sendmsg", errno })
+    .context("send", context())
+    .map(drop)
+}

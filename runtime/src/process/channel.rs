@@ -1,0 +1,330 @@
+//! Frames and descriptors between creator and child.
+//!
+//! A `SOCK_SEQPACKET` pair: one frame is one message, so neither side parses lengths that the other
+//! wrote (CVE-2021-43784 was a 16-bit length that wrapped). A frame is a tag byte and fields; strings
+//! carry their own length, which is checked against the frame. Nothing from the container's files
+//! is ever read from this socket: both ends are our code.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+};
+
+use crate::error::{Call, Cause, Context, Error, ErrorKind, Failure, Result};
+use crate::sys;
+
+/// Longest frame. An error's text is cut to fit.
+const FRAME: usize = 64 * 1024;
+
+/// What the child says to its creator.
+#[derive(Debug)]
+pub(crate) enum FromChild {
+    /// Wants `mounts[n]`'s source opened by the creator; answered by [`FromCreator::Descriptor`].
+    BindSource(u32),
+    /// Wants `mounts[n]` as an idmapped, detached tree; answered by [`FromCreator::Descriptor`].
+    Idmapped(u32),
+    /// May not set its own `oom_score_adj`; answered by [`FromCreator::Done`].
+    OomScoreAdj,
+    /// May not raise its own hard limits; answered by [`FromCreator::Done`].
+    Rlimits,
+    /// Namespaces and mounts are made, the root is not entered: the prestart and createRuntime hooks
+    /// are due; answered by [`FromCreator::Done`].
+    HooksDue,
+    /// A second fork was needed; the descriptor that comes with this is the pidfd of the process that
+    /// goes on, the number its pid in the creator's pid namespace.
+    Reborn(i32),
+    /// The terminal's master end comes with this.
+    Terminal,
+    /// About to install a filter whose listener will be descriptor `n` of the child.
+    Listener(i32),
+    /// Everything is built; waits for `start`.
+    Ready,
+    /// A warning for the operator.
+    Warning(String),
+    /// Gave up.
+    Failed(Error),
+}
+
+/// What the creator says to the child.
+#[derive(Debug)]
+pub(crate) enum FromCreator {
+    /// Id maps are written: go on.
+    Go,
+    /// The request is carried out.
+    Done,
+    /// The request is carried out; the descriptor comes with this.
+    Descriptor,
+    /// The request failed, for this reason.
+    Failed(Error),
+    /// Execute the program.
+    Start,
+}
+
+/// One end of the pair.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+impl Channel {
+    /// A connected pair, close-on-exec.
+    pub(crate) fn pair() -> Result<(Self, Self)> {
+        let (a, b) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .call("socketpair")
+        .context("make", "the channel to the container's process")?;
+        Ok((Self(a), Self(b)))
+    }
+
+    /// An accepted or connected socket of the same kind.
+    pub(crate) fn from_socket(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Sends one frame. A peer that is gone is an error, never a signal.
+    pub(crate) fn send(
+        &self,
+        frame: &impl Frame,
+        fd: Option<BorrowedFd<'_>>,
+    ) -> std::result::Result<(), Failure> {
+        let mut bytes = Vec::with_capacity(64);
+        frame.write(&mut Writer(&mut bytes));
+        let fds: [RawFd; 1] = [fd.map_or(-1, |fd| fd.as_raw_fd())];
+        let rights = [ControlMessage::ScmRights(&fds)];
+        let control: &[ControlMessage<'_>] = if fd.is_some() { &rights } else { &[] };
+        loop {
+            let sent = sendmsg::<()>(
+                self.0.as_raw_fd(),
+                &[IoSlice::new(&bytes)],
+                control,
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            );
+            match sent {
+                Err(Errno::EINTR) => continue,
+                other => return other.map(drop).call("sendmsg"),
+            }
+        }
+    }
+
+    /// Receives one frame; `None` when the peer closed its end.
+    pub(crate) fn receive<F: Frame>(
+        &self,
+    ) -> std::result::Result<Option<(F, Option<OwnedFd>)>, Failure> {
+        let mut bytes = vec![0u8; FRAME];
+        let (length, fd) = sys::fd::receive(self.0.as_fd(), &mut bytes)?;
+        if length == 0 {
+            return Ok(None);
+        }
+        match F::read(&mut Reader(&bytes[..length])) {
+            Some(frame) => Ok(Some((frame, fd))),
+            None => Err(Failure { call: "recvmsg", errno: Errno::EBADMSG }),
+        }
+    }
+
+    /// Waits until a frame or end of file is there, or `milliseconds` have passed.
+    pub(crate) fn wait(&self, milliseconds: u16) -> std::result::Result<bool, Failure> {
+        loop {
+            let mut polled = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+            match nix::poll::poll(&mut polled, PollTimeout::from(milliseconds)) {
+                Err(Errno::EINTR) => continue,
+                other => return other.map(|ready| ready > 0).call("poll"),
+            }
+        }
+    }
+}
+
+/// A message that can be written to and read from a frame.
+pub(crate) trait Frame: Sized {
+    fn write(&self, to: &mut Writer<'_>);
+    fn read(from: &mut Reader<'_>) -> Option<Self>;
+}
+
+/// Appends fields.
+pub(crate) struct Writer<'a>(&'a mut Vec<u8>);
+
+impl Writer<'_> {
+    fn tag(&mut self, tag: u8) {
+        self.0.push(tag);
+    }
+
+    fn number(&mut self, n: i32) {
+        self.0.extend_from_slice(&n.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        const LONGEST: usize = FRAME / 4;
+        let cut = (0..=text.len().min(LONGEST)).rev().find(|&n| text.is_char_boundary(n));
+        let text = &text[..cut.unwrap_or(0)];
+        self.number(text.len() as i32);
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    fn error(&mut self, error: &Error) {
+        self.tag(error.kind() as u8);
+        self.text(error.operation());
+        self.text(error.subject());
+        match error.cause() {
+            Cause::Call(Failure { call, errno }) => {
+                self.number(*errno as i32);
+                self.text(call);
+            }
+            Cause::Reason(reason) => {
+                self.number(0);
+                self.text(reason);
+            }
+        }
+    }
+}
+
+/// Takes fields off; `None` when the frame is too short or a value is out of range.
+pub(crate) struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn tag(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+
+    fn number(&mut self) -> Option<i32> {
+        let (bytes, rest) = self.0.split_first_chunk::<4>()?;
+        self.0 = rest;
+        Some(i32::from_le_bytes(*bytes))
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = usize::try_from(self.number()?).ok()?;
+        let (bytes, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        String::from_utf8(bytes.to_vec()).ok()
+    }
+
+    fn error(&mut self) -> Option<Error> {
+        let kind = ErrorKind::from_number(self.tag()?)?;
+        let (operation, subject) = (self.text()?, self.text()?);
+        Some(match self.number()? {
+            0 => Error::new(kind, operation, subject, self.text()?),
+            // The name is one of the crate's constants; the copy lives as long as the process, which
+            // ends with this error.
+            errno => Error::system(
+                operation,
+                subject,
+                Failure { call: self.text()?.leak(), errno: Errno::from_raw(errno) },
+            )
+            .with_kind(kind),
+        })
+    }
+}
+
+impl Frame for FromChild {
+    fn write(&self, to: &mut Writer<'_>) {
+        match self {
+            Self::BindSource(mount) => (to.tag(1), to.number(*mount as i32)).1,
+            Self::Idmapped(mount) => (to.tag(2), to.number(*mount as i32)).1,
+            Self::OomScoreAdj => to.tag(3),
+            Self::Rlimits => to.tag(4),
+            Self::HooksDue => to.tag(5),
+            Self::Reborn(pid) => (to.tag(6), to.number(*pid)).1,
+            Self::Terminal => to.tag(7),
+            Self::Listener(number) => (to.tag(8), to.number(*number)).1,
+            Self::Ready => to.tag(9),
+            Self::Warning(text) => (to.tag(10), to.text(text)).1,
+            Self::Failed(error) => (to.tag(11), to.error(error)).1,
+        }
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<Self> {
+        Some(match from.tag()? {
+            1 => Self::BindSource(from.number()?.try_into().ok()?),
+            2 => Self::Idmapped(from.number()?.try_into().ok()?),
+            3 => Self::OomScoreAdj,
+            4 => Self::Rlimits,
+            5 => Self::HooksDue,
+            6 => Self::Reborn(from.number()?),
+            7 => Self::Terminal,
+            8 => Self::Listener(from.number()?),
+            9 => Self::Ready,
+            10 => Self::Warning(from.text()?),
+            11 => Self::Failed(from.error()?),
+            _ => return None,
+        })
+    }
+}
+
+impl Frame for FromCreator {
+    fn write(&self, to: &mut Writer<'_>) {
+        match self {
+            Self::Go => to.tag(1),
+            Self::Done => to.tag(2),
+            Self::Descriptor => to.tag(3),
+            Self::Failed(error) => (to.tag(4), to.error(error)).1,
+            Self::Start => to.tag(5),
+        }
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<Self> {
+        Some(match from.tag()? {
+            1 => Self::Go,
+            2 => Self::Done,
+            3 => Self::Descriptor,
+            4 => Self::Failed(from.error()?),
+            5 => Self::Start,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_crosses_unchanged() {
+        let (a, b) = Channel::pair().unwrap();
+        let errors = [
+            Error::invalid("linux.namespaces[2]", "duplicate \"pid\""),
+            Error::system("mount", "\"/proc\"", Failure { call: "move_mount", errno: Errno::EBUSY }),
+            Error::new(ErrorKind::Exec, "exec", "\"sh\"", "ünïcode".repeat(20_000)),
+        ];
+        for error in errors {
+            a.send(&FromChild::Failed(error.clone()), None).unwrap();
+            let Some((FromChild::Failed(got), None)) = b.receive().unwrap() else { panic!() };
+            assert_eq!(got.kind(), error.kind());
+            assert!(error.to_string().starts_with(&got.to_string()[..40.min(got.to_string().len())]));
+        }
+    }
+
+    #[test]
+    fn a_descriptor_comes_with_its_frame_and_closing_is_none() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&FromChild::Reborn(7), Some(a.as_fd())).unwrap();
+        let (frame, fd) = b.receive::<FromChild>().unwrap().unwrap();
+        assert!(matches!(frame, FromChild::Reborn(7)));
+        assert!(fd.is_some());
+        drop((a, fd));
+        assert!(b.receive::<FromChild>().unwrap().is_none());
+        assert_eq!(
+            b.send(&FromCreator::Go, None).unwrap_err().errno,
+            Errno::EPIPE,
+            "a vanished peer is an error, not a signal"
+        );
+    }
+
+    #[test]
+    fn a_short_or_unknown_frame_is_refused() {
+        for bytes in [&[0u8][..], &[11], &[11, 0, 255, 255, 255, 255], &[1, 0], &[200]] {
+            assert!(FromChild::read(&mut Reader(bytes)).is_none(), "{bytes:?}");
+        }
+    }
+}

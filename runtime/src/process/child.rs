@@ -1,0 +1,300 @@
+//! The container's half: from the clone to `execve`.
+//!
+//! This is ordinary Rust on a copy of a single-threaded process (see [`crate::sys::clone`]), under
+//! four rules: it never returns to the creator's code, prints nothing, reads no environment, and
+//! leaves by `execve` or `_exit`. What it cannot do for want of power over the host it asks of the
+//! creator; see the picture in [`super`].
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::sys::stat::{Mode, umask};
+
+use crate::cgroup::Cgroup;
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
+use crate::hooks;
+use crate::mount;
+use crate::namespaces::Open;
+use crate::plan::Plan;
+use crate::process::channel::{Channel, FromChild, FromCreator};
+use crate::process::program::TerminalSize;
+use crate::process::{join, program};
+use crate::procfs::Procfs;
+use crate::sys;
+use crate::tty;
+
+/// What `/proc/PID/cmdline` of a waiting container shows.
+const TITLE: &[u8] = b"bulkhead init";
+
+/// What the child inherits by being forked.
+#[derive(Debug)]
+pub(crate) struct Inherited<'a> {
+    pub plan: &'a Plan,
+    pub channel: Channel,
+    pub proc: &'a Procfs,
+    pub cgroup: &'a Cgroup,
+    pub joined: Vec<Open>,
+    pub waits: Waits,
+}
+
+/// Where the child waits for `start`.
+#[derive(Debug)]
+pub(crate) enum Waits {
+    /// On the channel: the creator starts it.
+    Channel,
+    /// On the listening start socket.
+    Socket(OwnedFd),
+}
+
+/// Runs the child. A failure is told on whatever connection the caller listens to at that moment.
+pub(crate) fn run(inherited: Inherited<'_>) -> ! {
+    let Inherited { plan, channel, proc, cgroup, joined, waits } = inherited;
+    let built = build(plan, &channel, proc, cgroup, joined);
+    let (program, path) = built.unwrap_or_else(|error| give_up(&channel, &error));
+    if channel.send(&FromChild::Ready, None).is_err() {
+        sys::clone::exit_now(1);
+    }
+    let starter = match waits {
+        Waits::Channel => wait_on(&channel).map(|()| channel),
+        Waits::Socket(socket) => {
+            drop(channel);
+            accept(&socket)
+        }
+    };
+    let Ok(starter) = starter else { sys::clone::exit_now(1) };
+    let error = start(plan, &program, &path, &starter);
+    give_up(&starter, &error)
+}
+
+/// Everything between the clone and `Ready`, in order.
+fn build(
+    plan: &Plan,
+    channel: &Channel,
+    proc: &Procfs,
+    cgroup: &Cgroup,
+    joined: Vec<Open>,
+) -> Result<(program::Program, CString)> {
+    let mut creator = Asker { channel };
+    begin(plan, channel)?;
+    join::enter(&plan.order, &plan.namespaces, joined, proc, channel)?;
+    enter_cgroup(plan, cgroup)?;
+    plan.uts.apply()?;
+    plan.bring_loopback_up()?;
+    plan.join_keyring()?;
+    let mut root = mount::Root::open(&plan.mounts)?;
+    root.mount_all(&plan.mounts, &mut creator)?;
+    root.devices(&plan.mounts)?;
+    plan.sysctls.apply(proc)?;
+    hooks_due(plan, channel)?;
+    let mut inside = root.enter(&plan.mounts)?;
+    let mut program = plan.program.clone();
+    program.make_cwd()?;
+    take_terminal(&program, &mut inside, channel)?;
+    inside.finish(&plan.mounts)?;
+    program.add_home();
+    program.confine(proc, &mut creator)?;
+    program.enter_cwd()?;
+    let path = program.resolve()?;
+    Ok((program, path))
+}
+
+/// What the new process must get rid of first, and its id maps.
+fn begin(plan: &Plan, channel: &Channel) -> Result<()> {
+    sys::process::reset_signals().context("reset", "signals")?;
+    nix::unistd::setsid().call("setsid").context("make", "a session")?;
+    umask(Mode::empty());
+    sys::process::overwrite_arguments(TITLE);
+    if plan.maps.is_some() {
+        wait_for_go(channel)?;
+        sys::process::set_dumpable(false).context("set", "non-dumpable")?;
+        join::become_root()?;
+    }
+    Ok(())
+}
+
+fn wait_for_go(channel: &Channel) -> Result<()> {
+    match reply(channel)? {
+        (FromCreator::Go, _) => Ok(()),
+        other => Err(out_of_turn(&other.0)),
+    }
+}
+
+fn enter_cgroup(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
+    cgroup.join()?;
+    if plan.late_cgroup_namespace() {
+        sys::process::unshare(libc::CLONE_NEWCGROUP).context("make", "a cgroup namespace")?;
+    }
+    Ok(())
+}
+
+/// Lets the creator run its hooks, then runs those of the container's namespaces.
+fn hooks_due(plan: &Plan, channel: &Channel) -> Result<()> {
+    if !plan.hooks.before_pivot() {
+        return Ok(());
+    }
+    channel.send(&FromChild::HooksDue, None).context("report to", "the creator")?;
+    done(channel)?;
+    plan.hooks.run(hooks::Point::CreateContainer, std::process::id() as i32)
+}
+
+/// Makes the terminal from the container's own devpts and takes it as standard streams.
+fn take_terminal(
+    program: &program::Program,
+    inside: &mut mount::Inside,
+    channel: &Channel,
+) -> Result<()> {
+    let Some(size) = program.terminal else { return Ok(()) };
+    let (master, slave) = terminal(size)?;
+    channel.send(&FromChild::Terminal, Some(master.as_fd())).context("send", "the terminal")?;
+    inside.console(slave.as_fd())?;
+    take_streams(&slave)
+}
+
+/// Both ends of a terminal of the current root's devpts.
+pub(crate) fn terminal(size: TerminalSize) -> Result<(OwnedFd, OwnedFd)> {
+    let pty = tty::Pty::open()?;
+    if size != TerminalSize::default() {
+        pty.set_size(size.columns, size.rows)?;
+    }
+    let slave = pty.peer()?;
+    Ok((pty.into_master(), slave))
+}
+
+/// Makes the slave the session's terminal and the standard streams.
+pub(crate) fn take_streams(slave: &OwnedFd) -> Result<()> {
+    tty::set_controlling(slave.as_fd())?;
+    nix::unistd::dup2_stdin(slave)
+        .and_then(|()| nix::unistd::dup2_stdout(slave))
+        .and_then(|()| nix::unistd::dup2_stderr(slave))
+        .call("dup2")
+        .context("take", "the terminal")
+}
+
+/// After `start`: hooks, filter, program. Returns only an error.
+fn start(
+    plan: &Plan,
+    program: &program::Program,
+    path: &CString,
+    starter: &Channel,
+) -> Error {
+    if let Err(error) = plan.hooks.run(hooks::Point::StartContainer, std::process::id() as i32) {
+        return error;
+    }
+    execute(program, path, starter)
+}
+
+/// Installs the filter and executes. Nothing but `execve` runs under the filter, unless that fails.
+pub(crate) fn execute(program: &program::Program, path: &CString, starter: &Channel) -> Error {
+    if program.seccomp.as_ref().is_some_and(|filter| filter.notify.is_some()) {
+        if let Err(error) = announce_listener(starter) {
+            return error;
+        }
+    }
+    // The listener is close-on-exec; the peer takes its copy by pidfd_getfd, because from here on the
+    // filter may hold any call of ours, sendmsg included, until the listener answers.
+    let listener = program.install_filter();
+    match listener {
+        Ok(listener) => {
+            let error = program.execute(path);
+            drop(listener);
+            error
+        }
+        Err(error) => error,
+    }
+}
+
+/// Tells the peer which number the listener will have: the lowest that is free.
+fn announce_listener(starter: &Channel) -> Result<()> {
+    let number = {
+        let probe = nix::unistd::dup(starter.as_fd()).call("dup").context("find", "a free number")?;
+        probe.as_raw_fd()
+    };
+    starter
+        .send(&FromChild::Listener(number), None)
+        .context("announce", "the seccomp listener")?;
+    done(starter)
+}
+
+fn wait_on(channel: &Channel) -> std::result::Result<(), Failure> {
+    match channel.receive::<FromCreator>()? {
+        Some((FromCreator::Start, _)) => Ok(()),
+        _ => Err(Failure { call: "recvmsg", errno: nix::errno::Errno::EPIPE }),
+    }
+}
+
+/// Waits for a connection that says `Start`. Others only looked whether somebody waits here.
+fn accept(socket: &OwnedFd) -> std::result::Result<Channel, Failure> {
+    loop {
+        let connection = Channel::from_socket(sys::fd::accept(socket.as_fd())?);
+        if wait_on(&connection).is_ok() {
+            return Ok(connection);
+        }
+    }
+}
+
+/// The child's requests to its creator.
+pub(crate) struct Asker<'a> {
+    pub channel: &'a Channel,
+}
+
+impl Asker<'_> {
+    fn descriptor(&self, request: &FromChild) -> Result<OwnedFd> {
+        self.channel.send(request, None).context("ask", "the creator")?;
+        match reply(self.channel)? {
+            (FromCreator::Descriptor, Some(fd)) => Ok(fd),
+            (other, _) => Err(out_of_turn(&other)),
+        }
+    }
+
+    fn ask(&self, request: &FromChild) -> Result<()> {
+        self.channel.send(request, None).context("ask", "the creator")?;
+        done(self.channel)
+    }
+}
+
+impl mount::Creator for Asker<'_> {
+    fn bind_source(&mut self, mount: usize) -> Result<OwnedFd> {
+        self.descriptor(&FromChild::BindSource(mount as u32))
+    }
+
+    fn idmapped(&mut self, mount: usize) -> Result<OwnedFd> {
+        self.descriptor(&FromChild::Idmapped(mount as u32))
+    }
+}
+
+impl program::Creator for Asker<'_> {
+    fn set_oom_score_adj(&mut self) -> Result<()> {
+        self.ask(&FromChild::OomScoreAdj)
+    }
+
+    fn set_rlimits(&mut self) -> Result<()> {
+        self.ask(&FromChild::Rlimits)
+    }
+}
+
+fn done(channel: &Channel) -> Result<()> {
+    match reply(channel)? {
+        (FromCreator::Done, _) => Ok(()),
+        (other, _) => Err(out_of_turn(&other)),
+    }
+}
+
+fn reply(channel: &Channel) -> Result<(FromCreator, Option<OwnedFd>)> {
+    match channel.receive().context("hear from", "the creator")? {
+        Some((FromCreator::Failed(error), _)) => Err(error),
+        Some(frame) => Ok(frame),
+        // Nobody is left to be told.
+        None => sys::clone::exit_now(1),
+    }
+}
+
+fn out_of_turn(frame: &FromCreator) -> Error {
+    Error::new(ErrorKind::System, "hear from", "the creator", format!("{frame:?} out of turn"))
+}
+
+/// Tells the error and ends.
+pub(crate) fn give_up(channel: &Channel, error: &Error) -> ! {
+    // When the other side is gone too, the exit status is all that is left to say.
+    let _ = channel.send(&FromChild::Failed(error.clone()), None);
+    sys::clone::exit_now(1)
+}

@@ -1,0 +1,303 @@
+//! The creator's half of the protocol, as states. A method consumes its state and returns the next
+//! one, so a frame that is legal in one state cannot be sent in another; see the picture in [`super`].
+//!
+//! Dropping a state that is not [`Running`] kills the process by its pidfd and reaps it: nothing
+//! half-built survives an error.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::error::{Context, Error, ErrorKind, Failure, Result};
+use crate::idmap::{Maps, Writer};
+use crate::process::channel::{Channel, FromChild, FromCreator};
+use crate::procfs::Procfs;
+use crate::sys;
+
+/// A process of ours that dies with this value, unless released.
+#[derive(Debug)]
+struct Guard {
+    pid: i32,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Guard {
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_ref().expect("only release takes it").as_fd()
+    }
+
+    fn release(mut self) -> (i32, OwnedFd) {
+        (self.pid, self.pidfd.take().expect("only release takes it"))
+    }
+
+    /// How it ended, when it has. Does not reap a process that runs.
+    fn ended(&self) -> Option<WaitStatus> {
+        match waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) | Err(_) => None,
+            Ok(status) => Some(status),
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
+            // ESRCH: it is dead already, and perhaps reaped. There is nothing else to do in either case.
+            let _ = sys::pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL);
+            let _ = waitpid(Pid::from_raw(self.pid), None);
+        }
+    }
+}
+
+/// The process exists and may wait for its id maps.
+#[derive(Debug)]
+pub(crate) struct Born {
+    guard: Guard,
+    channel: Channel,
+}
+
+impl Born {
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd, channel: Channel) -> Self {
+        Self { guard: Guard { pid, pidfd: Some(pidfd) }, channel }
+    }
+
+    /// The pid, for the record that is written while the process builds.
+    pub(crate) fn pid(&self) -> i32 {
+        self.guard.pid
+    }
+
+    /// Writes id maps when there is a new user namespace, and lets the process go on.
+    pub(crate) fn help(self, maps: Option<(&Maps, Writer)>, proc: &Procfs) -> Result<Building> {
+        if let Some((maps, writer)) = maps {
+            maps.write(proc.fd(), self.guard.pid, writer)?;
+            self.channel
+                .send(&FromCreator::Go, None)
+                .context("let go on", "the container's process")?;
+        }
+        Ok(Building { guard: self.guard, channel: self.channel, terminal: None })
+    }
+}
+
+/// What the creator does when the child asks.
+pub(crate) trait Requests {
+    /// Opens the source of `mounts[n]` for the process `pid`.
+    fn bind_source(&mut self, mount: usize, pid: i32) -> Result<OwnedFd>;
+    /// Makes the idmapped tree of `mounts[n]` for the process `pid`.
+    fn idmapped(&mut self, mount: usize, pid: i32) -> Result<OwnedFd>;
+    /// Sets the process's oom_score_adj.
+    fn oom_score_adj(&mut self, pid: i32) -> Result<()>;
+    /// Sets the process's limits.
+    fn rlimits(&mut self, pid: i32) -> Result<()>;
+    /// Runs prestart and createRuntime hooks.
+    fn hooks(&mut self, pid: i32) -> Result<()>;
+    /// Hands the seccomp listener to the agent.
+    fn listener(&mut self, listener: OwnedFd, pid: i32) -> Result<()>;
+    /// Keeps a warning.
+    fn warn(&mut self, text: String);
+}
+
+/// The process builds the container.
+#[derive(Debug)]
+pub(crate) struct Building {
+    guard: Guard,
+    channel: Channel,
+    terminal: Option<OwnedFd>,
+}
+
+impl Building {
+    /// Answers requests until the process is ready.
+    pub(crate) fn wait(mut self, requests: &mut impl Requests) -> Result<Waiting> {
+        loop {
+            let Some((frame, fd)) = self.receive()? else { return Err(self.death()) };
+            let pid = self.guard.pid;
+            match (frame, fd) {
+                (FromChild::Ready, _) => {
+                    let Self { guard, channel, terminal } = self;
+                    return Ok(Waiting { guard, channel, terminal });
+                }
+                (FromChild::Failed(error), _) => return Err(error),
+                (FromChild::Warning(text), _) => requests.warn(text),
+                (FromChild::Terminal, Some(master)) => self.terminal = Some(master),
+                (FromChild::Reborn(pid), Some(pidfd)) => self.reborn(pid, pidfd),
+                (FromChild::BindSource(n), _) => {
+                    self.answer(requests.bind_source(n as usize, pid).map(Some))?;
+                }
+                (FromChild::Idmapped(n), _) => {
+                    self.answer(requests.idmapped(n as usize, pid).map(Some))?;
+                }
+                (FromChild::OomScoreAdj, _) => {
+                    self.answer(requests.oom_score_adj(pid).map(|()| None))?;
+                }
+                (FromChild::Rlimits, _) => self.answer(requests.rlimits(pid).map(|()| None))?,
+                (FromChild::HooksDue, _) => self.answer(requests.hooks(pid).map(|()| None))?,
+                (other, _) => return Err(out_of_turn(&other)),
+            }
+        }
+    }
+
+    fn receive(&self) -> Result<Option<(FromChild, Option<OwnedFd>)>> {
+        self.channel.receive().context("hear from", "the container's process")
+    }
+
+    /// Tells the outcome of a request. A request that failed is told to the child, which ends with it
+    /// and sends the same error back: one path for all errors.
+    fn answer(&self, outcome: Result<Option<OwnedFd>>) -> Result<()> {
+        let sent = match &outcome {
+            Ok(Some(fd)) => self.channel.send(&FromCreator::Descriptor, Some(fd.as_fd())),
+            Ok(None) => self.channel.send(&FromCreator::Done, None),
+            Err(error) => self.channel.send(&FromCreator::Failed(error.clone()), None),
+        };
+        match (sent, outcome) {
+            (Err(_), Err(error)) => Err(error),
+            (sent, _) => sent.context("answer", "the container's process"),
+        }
+    }
+
+    /// The process forked again; the first one has ended or is about to.
+    fn reborn(&mut self, pid: i32, pidfd: OwnedFd) {
+        let _ = waitpid(Pid::from_raw(self.guard.pid), None);
+        self.guard.pid = pid;
+        self.guard.pidfd = Some(pidfd);
+    }
+
+    /// The end of a process that said nothing.
+    fn death(&self) -> Error {
+        let fate = self.guard.ended().map_or_else(
+            || "closed its channel".to_owned(),
+            |status| match status {
+                WaitStatus::Exited(_, code) => format!("exited with status {code}"),
+                WaitStatus::Signaled(_, signal, _) => format!(
+                    "was killed by {signal}{}",
+                    if signal == nix::sys::signal::Signal::SIGKILL {
+                        " (perhaps linux.resources.memory.limit is too low)"
+                    } else {
+                        ""
+                    }
+                ),
+                other => format!("{other:?}"),
+            },
+        );
+        Error::new(ErrorKind::System, "wait for", "the container's process", format!("it {fate} before it was ready"))
+    }
+}
+
+/// The process has built the container and waits for `start`.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    guard: Guard,
+    channel: Channel,
+    terminal: Option<OwnedFd>,
+}
+
+impl Waiting {
+    pub(crate) fn pid(&self) -> i32 {
+        self.guard.pid
+    }
+
+    pub(crate) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.guard.pidfd()
+    }
+
+    pub(crate) fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    /// Waits until a process that does not wait for `start` (exec's) has executed its program.
+    pub(crate) fn executed(self, requests: &mut impl Requests) -> Result<Running> {
+        watch(&self.channel, self.guard.pid, self.guard.pidfd(), requests)?;
+        Ok(self.into_parts().0)
+    }
+
+    /// Lets the process live without this value. It waits on the start socket, or on the channel.
+    pub(crate) fn into_parts(self) -> (Running, Channel) {
+        let Self { guard, channel, .. } = self;
+        let (pid, pidfd) = guard.release();
+        (Running { pid, pidfd }, channel)
+    }
+}
+
+/// A process that lives on its own.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+}
+
+/// Says `Start` and waits until the program runs (end of file) or could not be executed.
+pub(crate) fn start(
+    channel: &Channel,
+    pid: i32,
+    pidfd: BorrowedFd<'_>,
+    requests: &mut impl Requests,
+) -> Result<()> {
+    const WHAT: &str = "the container's process";
+    channel.send(&FromCreator::Start, None).map_err(gone).context("start", WHAT)?;
+    watch(channel, pid, pidfd, requests)
+}
+
+/// Waits for the outcome of an execution.
+pub(crate) fn watch(
+    channel: &Channel,
+    pid: i32,
+    pidfd: BorrowedFd<'_>,
+    requests: &mut impl Requests,
+) -> Result<()> {
+    const WHAT: &str = "the container's process";
+    loop {
+        match channel.receive().context("hear from", WHAT)? {
+            None => return Ok(()),
+            Some((FromChild::Failed(error), _)) => return Err(error),
+            Some((FromChild::Warning(text), _)) => requests.warn(text),
+            Some((FromChild::Listener(number), _)) => {
+                channel.send(&FromCreator::Done, None).context("answer", WHAT)?;
+                let listener = fetch_listener(channel, pidfd, number)?;
+                requests.listener(listener, pid)?;
+            }
+            Some((other, _)) => return Err(out_of_turn(&other)),
+        }
+    }
+}
+
+/// Copies the listener out of the process once its filter is in. The process cannot tell us when: its
+/// own `sendmsg` may be one of the calls that wait for the listener. So we look, briefly and often.
+fn fetch_listener(channel: &Channel, pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
+    const LOOKS: u32 = 20_000;
+    for _ in 0..LOOKS {
+        match sys::fd::get_from(pidfd, number) {
+            Err(Failure { errno: Errno::EBADF, .. }) => {}
+            other => return other.context("fetch", "the seccomp listener"),
+        }
+        // A frame or end of file here means that the filter was refused: the caller will read why.
+        if channel.wait(0).context("wait for", "the seccomp listener")? {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_micros(500));
+    }
+    match channel.receive().context("hear from", "the container's process")? {
+        Some((FromChild::Failed(error), _)) => Err(error),
+        _ => Err(Error::new(
+            ErrorKind::System,
+            "fetch",
+            "the seccomp listener",
+            "it did not appear in the container's process",
+        )),
+    }
+}
+
+fn gone(failure: Failure) -> Failure {
+    match failure.errno {
+        Errno::EPIPE => Failure { errno: Errno::ESRCH, ..failure },
+        _ => failure,
+    }
+}
+
+fn out_of_turn(frame: &FromChild) -> Error {
+    Error::new(
+        ErrorKind::System,
+        "hear from",
+        "the container's process",
+        format!("{frame:?} out of turn"),
+    )
+}

@@ -1,0 +1,410 @@
+//! The process of a container: limits, credentials, labels, and the program itself.
+//!
+//! One plan and one sequence for the init process and for `exec`, so that the second way into a
+//! container cannot be weaker than the first.
+//!
+//! The order of [`Program::confine`] is forced: what needs power (rlimits, labels, chown of standard
+//! streams, the bounding set, groups) comes before the ids change; `PR_SET_KEEPCAPS` carries the
+//! permitted set over that change; the capability sets come after it, ambient last, because it must
+//! be a subset of permitted and inheritable; `no_new_privs` forbids nothing that is done after it.
+//!
+//! Without `no_new_privs` the kernel lets only CAP_SYS_ADMIN install a filter, so that one capability
+//! is held in the effective and permitted sets until `execve`. It need not be dropped by hand: at
+//! `execve` the kernel computes the sets anew from the bounding, inheritable and ambient ones
+//! (capabilities(7), "Transformation of capabilities during execve()"), in none of which it is.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{Mode, SFlag, fstat, umask};
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, fchown, setresgid, setresuid};
+use oci_spec::runtime::Process;
+
+use crate::caps::{self, Capabilities};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
+use crate::lsm;
+use crate::procfs::Procfs;
+use crate::rlimits;
+use crate::seccomp;
+use crate::sys;
+
+/// What a process of the container is and may do.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    pub args: Vec<CString>,
+    pub env: Vec<CString>,
+    pub cwd: CString,
+    pub uid: Uid,
+    pub gid: Gid,
+    pub groups: Vec<Gid>,
+    pub umask: Mode,
+    pub terminal: Option<TerminalSize>,
+    pub capabilities: Capabilities,
+    pub rlimits: rlimits::Plan,
+    pub no_new_privileges: bool,
+    pub oom_score_adj: Option<i32>,
+    pub labels: lsm::Labels,
+    pub seccomp: Option<seccomp::Filter>,
+    /// Descriptors from 3 that the caller of this program hands to the container.
+    pub inherited_fds: u32,
+    /// How many of them are socket activation's: `LISTEN_FDS` was set.
+    pub listen_fds: u32,
+}
+
+/// Window size of the terminal; zero where the configuration says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TerminalSize {
+    pub rows: u16,
+    pub columns: u16,
+}
+
+/// What the plan of a process takes from the command line.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Inherit {
+    pub preserve_fds: u32,
+    pub listen_fds: u32,
+    pub listen_names: Option<String>,
+}
+
+/// umask of a container that does not ask for one.
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// Plans a process; pure.
+pub(crate) fn plan(
+    process: &Process,
+    seccomp: Option<seccomp::Filter>,
+    labels: lsm::Labels,
+    inherit: &Inherit,
+    warnings: &mut Vec<String>,
+) -> Result<Program> {
+    let strings = |list: &[String], field: &str| {
+        list.iter()
+            .enumerate()
+            .map(|(n, text)| c_string(text.as_bytes(), || format!("{field}[{n}]")))
+            .collect::<Result<Vec<_>>>()
+    };
+    let args = process.args().as_deref().unwrap_or_default();
+    if args.is_empty() {
+        return Err(Error::invalid("process.args", "must not be empty"));
+    }
+    let mut env = strings(process.env().as_deref().unwrap_or_default(), "process.env")?;
+    if inherit.listen_fds > 0 {
+        // sd_listen_fds(3): the program is pid 1 of its container, or execs into it.
+        env.push(c_string(format!("LISTEN_FDS={}", inherit.listen_fds).as_bytes(), String::new)?);
+        env.push(c"LISTEN_PID=1".to_owned());
+        if let Some(names) = &inherit.listen_names {
+            let names = format!("LISTEN_FDNAMES={names}");
+            env.push(c_string(names.as_bytes(), || "LISTEN_FDNAMES".into())?);
+        }
+    }
+    let user = process.user();
+    let cell = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
+    Ok(Program {
+        args: strings(args, "process.args")?,
+        env,
+        cwd: c_string(process.cwd().as_os_str().as_bytes(), || "process.cwd".into())?,
+        uid: Uid::from_raw(user.uid()),
+        gid: Gid::from_raw(user.gid()),
+        groups: (user.additional_gids().iter().flatten()).map(|&g| Gid::from_raw(g)).collect(),
+        umask: Mode::from_bits_truncate(user.umask().unwrap_or(DEFAULT_UMASK)),
+        terminal: process.terminal().unwrap_or(false).then(|| {
+            process.console_size().map_or_else(TerminalSize::default, |size| TerminalSize {
+                rows: cell(size.height()),
+                columns: cell(size.width()),
+            })
+        }),
+        capabilities: caps::plan(process.capabilities().as_ref(), warnings)?,
+        rlimits: rlimits::plan(process.rlimits().as_deref().unwrap_or_default())?,
+        no_new_privileges: process.no_new_privileges().unwrap_or(false),
+        oom_score_adj: process.oom_score_adj(),
+        labels,
+        seccomp,
+        inherited_fds: inherit.listen_fds + inherit.preserve_fds,
+        listen_fds: inherit.listen_fds,
+    })
+}
+
+/// Text as a C string; a NUL byte is an error that names the field.
+pub(crate) fn c_string(bytes: &[u8], field: impl FnOnce() -> String) -> Result<CString> {
+    CString::new(bytes).map_err(|e| {
+        Error::invalid(field(), format!("holds a NUL byte at position {}", e.nul_position()))
+    })
+}
+
+/// What the child may ask of a creator that has more power than it has inside its user namespace.
+pub(crate) trait Creator {
+    fn set_oom_score_adj(&mut self) -> Result<()>;
+    fn set_rlimits(&mut self) -> Result<()>;
+}
+
+impl Program {
+    /// Takes on limits, labels, user and capabilities. Afterwards the process has no more power than
+    /// the container may have, except the one capability in the module's text.
+    pub(crate) fn confine(&self, proc: &Procfs, creator: &mut impl Creator) -> Result<()> {
+        self.set_oom_score(proc, creator)?;
+        self.check_inherited()?;
+        self.labels.apply_exec(proc)?;
+        self.give_standard_streams()?;
+        self.set_rlimits(creator)?;
+        self.capabilities.drop_bounding()?;
+        self.set_user()?;
+        let hold = if self.seccomp.is_some() && !self.no_new_privileges { caps::SYS_ADMIN } else { 0 };
+        self.capabilities.set(hold)?;
+        self.capabilities.raise_ambient()?;
+        if self.no_new_privileges {
+            nix::sys::prctl::set_no_new_privs()
+                .call("prctl(PR_SET_NO_NEW_PRIVS)")
+                .context("set", "process.noNewPrivileges")?;
+        }
+        umask(self.umask);
+        // A change of ids resets it to the host's fs.suid_dumpable.
+        sys::process::set_dumpable(false).context("set", "non-dumpable")
+    }
+
+    fn set_oom_score(&self, proc: &Procfs, creator: &mut impl Creator) -> Result<()> {
+        let Some(score) = self.oom_score_adj else { return Ok(()) };
+        match write_oom_score(proc, "self", score) {
+            Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) => creator.set_oom_score_adj(),
+            other => other.context("set process.oomScoreAdj", score),
+        }
+    }
+
+    fn set_rlimits(&self, creator: &mut impl Creator) -> Result<()> {
+        match self.rlimits.apply(None) {
+            Err(error) if error.errno() == Some(Errno::EPERM) => creator.set_rlimits(),
+            other => other,
+        }
+    }
+
+    /// A preserved descriptor that is not open is the caller's mistake.
+    fn check_inherited(&self) -> Result<()> {
+        let first = 3;
+        for number in first..first + self.inherited_fds {
+            let number = i32::try_from(number).expect("descriptor counts are checked small");
+            if !sys::fd::is_open(number) {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    "pass on",
+                    format!("file descriptor {number} (--preserve-fds)"),
+                    "is not open",
+                ));
+            }
+            sys::fd::keep_on_exec(number).context("pass on", format!("file descriptor {number}"))?;
+        }
+        sys::fd::cloexec_from(first + self.inherited_fds).context("close", "the runtime's files")
+    }
+
+    /// Gives pipes and files behind the standard streams to the container's user, who may want to
+    /// open /dev/stdout again. Devices of the host keep their owner: /dev/null belongs to all.
+    fn give_standard_streams(&self) -> Result<()> {
+        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+        let streams = [("stdin", stdin.as_fd()), ("stdout", stdout.as_fd()), ("stderr", stderr.as_fd())];
+        for (name, fd) in streams {
+            let Ok(stat) = fstat(fd) else { continue };
+            let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+            if kind == SFlag::S_IFCHR || kind == SFlag::S_IFBLK || stat.st_uid == self.uid.as_raw() {
+                continue;
+            }
+            match fchown(fd, Some(self.uid), None) {
+                // A read-only file system, or an owner that is not mapped: the stream works all the same.
+                Ok(()) | Err(Errno::EPERM | Errno::EROFS | Errno::EINVAL) => {}
+                other => other.call("fchown").context("give the container's user", name)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn set_user(&self) -> Result<()> {
+        match sys::process::setgroups(&self.groups) {
+            // The namespace denies setgroups, for good; only a request for groups is an error then.
+            Err(Errno::EPERM) if self.groups.is_empty() => {}
+            other => other
+                .call("setgroups")
+                .context("set", format!("process.user.additionalGids {:?}", self.groups))?,
+        }
+        nix::sys::prctl::set_keepcaps(true)
+            .call("prctl(PR_SET_KEEPCAPS)")
+            .context("keep", "capabilities over the change of user")?;
+        let (uid, gid) = (self.uid, self.gid);
+        setresgid(gid, gid, gid)
+            .call("setresgid")
+            .context("set", format!("process.user.gid {gid}"))?;
+        setresuid(uid, uid, uid).call("setresuid").context("set", format!("process.user.uid {uid}"))
+    }
+
+    /// Changes to the working directory, which is made when it is missing. Called inside the
+    /// container's root, with the power of its root user.
+    pub(crate) fn make_cwd(&self) -> Result<()> {
+        let cwd = quote(std::ffi::OsStr::from_bytes(self.cwd.as_bytes()));
+        match nix::unistd::chdir(self.cwd.as_c_str()) {
+            Err(Errno::ENOENT) => {
+                std::fs::create_dir_all(std::ffi::OsStr::from_bytes(self.cwd.as_bytes()))
+                    .call("mkdir")
+                    .context("create process.cwd", &cwd)
+            }
+            // The user of the container may be allowed where its root is not (NFS, user namespaces).
+            Ok(()) | Err(Errno::EACCES) => Ok(()),
+            other => other.call("chdir").context("enter process.cwd", &cwd),
+        }
+    }
+
+    /// Enters the working directory as the container's user and makes sure that it lies inside the
+    /// root: `/proc/self/fd/N` of a leaked directory would be the host's (CVE-2024-21626).
+    pub(crate) fn enter_cwd(&self) -> Result<()> {
+        let cwd = quote(std::ffi::OsStr::from_bytes(self.cwd.as_bytes()));
+        nix::unistd::chdir(self.cwd.as_c_str())
+            .call("chdir")
+            .context("enter process.cwd", &cwd)?;
+        match nix::unistd::getcwd() {
+            // The kernel marks a directory outside the root by a path that does not begin with '/'.
+            Ok(path) if path.as_os_str().as_bytes().starts_with(b"/") => Ok(()),
+            Ok(_) | Err(Errno::ENOENT) => Err(Error::new(
+                ErrorKind::Invalid,
+                "enter process.cwd",
+                cwd,
+                "current working directory is outside of container mount namespace root",
+            )),
+            Err(errno) => {
+                Err(Error::system("enter process.cwd", cwd, Failure { call: "getcwd", errno }))
+            }
+        }
+    }
+
+    /// The file to execute, by `PATH` of the *container's* environment, as the container's user.
+    /// Found out before the filter is installed, so that the usual mistakes are told even under a
+    /// profile that lets nothing be said.
+    pub(crate) fn resolve(&self) -> Result<CString> {
+        let name = self.args[0].as_c_str();
+        let quoted = format!("{:?}", name.to_string_lossy());
+        let not_found = |reason: &str| Error::new(ErrorKind::Exec, "exec:", quoted.clone(), reason);
+        if name.is_empty() {
+            return Err(not_found("executable file not found in $PATH"));
+        }
+        if name.to_bytes().contains(&b'/') {
+            return match executable(name) {
+                Ok(()) => Ok(name.to_owned()),
+                Err(errno) => Err(exec_error(&quoted, "stat", errno)),
+            };
+        }
+        let mut denied = false;
+        for dir in self.path().split(|&b| b == b':') {
+            let dir = if dir.is_empty() { &b"."[..] } else { dir };
+            let candidate = CString::new([dir, b"/", name.to_bytes()].concat())
+                .expect("parts of C strings hold no NUL");
+            match executable(&candidate) {
+                Ok(()) => return Ok(candidate),
+                Err(Errno::EACCES) => denied = true,
+                Err(_) => {}
+            }
+        }
+        Err(if denied {
+            exec_error(&quoted, "access", Errno::EACCES)
+        } else {
+            not_found("executable file not found in $PATH")
+        })
+    }
+
+    fn path(&self) -> &[u8] {
+        let value = |entry: &CStr| entry.to_bytes().strip_prefix(b"PATH=").map(<[u8]>::len);
+        // The last entry of a name wins, as for getenv after a shell's export.
+        self.env
+            .iter()
+            .rev()
+            .find_map(|entry| value(entry).map(|n| &entry.to_bytes()[entry.to_bytes().len() - n..]))
+            .unwrap_or_default()
+    }
+
+    /// Adds `HOME` from the container's /etc/passwd when the environment has none or an empty one.
+    /// Called inside the container's root; the file is the image's.
+    pub(crate) fn add_home(&mut self) {
+        const NAME: &[u8] = b"HOME=";
+        if self.env.iter().any(|e| e.to_bytes().starts_with(NAME) && e.to_bytes() != NAME) {
+            return;
+        }
+        self.env.retain(|entry| !entry.to_bytes().starts_with(NAME));
+        let passwd = read_bounded(c"/etc/passwd").unwrap_or_default();
+        let home = home_of(&passwd, self.uid.as_raw()).unwrap_or(b"/");
+        // A NUL byte in the image's file: as good as no entry.
+        self.env.push(CString::new([NAME, home].concat()).unwrap_or_else(|_| c"HOME=/".to_owned()));
+    }
+
+    /// Installs the filter. Returns its listener.
+    pub(crate) fn install_filter(&self) -> Result<Option<OwnedFd>> {
+        match &self.seccomp {
+            Some(filter) => filter.install().context("install", "linux.seccomp"),
+            None => Ok(None),
+        }
+    }
+
+    /// Executes the program; returns only an error.
+    pub(crate) fn execute(&self, path: &CString) -> Error {
+        let failure = sys::process::execve(path, &self.args, &self.env);
+        exec_error(&format!("{:?}", path.to_string_lossy()), failure.call, failure.errno)
+    }
+}
+
+/// Writes `oom_score_adj` of a process through the verified procfs.
+pub(crate) fn write_oom_score(
+    proc: &Procfs,
+    process: &str,
+    score: i32,
+) -> std::result::Result<(), Failure> {
+    proc.write(&format!("{process}/oom_score_adj"), score.to_string().as_bytes())
+}
+
+fn exec_error(quoted: &str, call: &'static str, errno: Errno) -> Error {
+    Error::system("exec:", quoted, Failure { call, errno }).with_kind(ErrorKind::Exec)
+}
+
+/// Whether the current user may execute the regular file at `path`.
+fn executable(path: &CStr) -> Result<(), Errno> {
+    let stat = nix::sys::stat::stat(path)?;
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err(Errno::EACCES);
+    }
+    faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)
+}
+
+/// A file of the container: never blocks on a fifo, never follows a last link, never reads more than
+/// an administrator would write.
+fn read_bounded(path: &CStr) -> Option<Vec<u8>> {
+    use std::io::Read;
+    const LONGEST: u64 = 1 << 20;
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+    let file = nix::fcntl::open(path, flags, Mode::empty()).ok()?;
+    let stat = fstat(&file).ok()?;
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::from(file).take(LONGEST).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// The home directory of `uid` in passwd(5) text.
+fn home_of(passwd: &[u8], uid: u32) -> Option<&[u8]> {
+    passwd.split(|&b| b == b'\n').find_map(|line| {
+        let mut fields = line.split(|&b| b == b':').skip(2);
+        let id: u32 = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let home = fields.nth(2)?;
+        (id == uid && !home.is_empty()).then_some(home)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn home_comes_from_the_right_line() {
+        let passwd = b"root:x:0:0:root:/root:/bin/sh\nbad\nx:x:1:1:::\nu:x:7:7:a:/home/u:/bin/sh";
+        assert_eq!(home_of(passwd, 0), Some(&b"/root"[..]));
+        assert_eq!(home_of(passwd, 7), Some(&b"/home/u"[..]));
+        assert_eq!(home_of(passwd, 1), None, "empty field");
+        assert_eq!(home_of(passwd, 2), None);
+        assert_eq!(home_of(b"", 0), None);
+    }
+}

@@ -1,0 +1,122 @@
+//! What the creator does for a container's process, whose user namespace gives it too little power.
+
+use std::os::fd::OwnedFd;
+
+use oci_spec::runtime::Spec;
+use serde_json::json;
+
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::hooks;
+use crate::mount;
+use crate::plan::Plan;
+use crate::process::parent::Requests;
+use crate::process::program::{Program, write_oom_score};
+use crate::procfs::Procfs;
+use crate::seccomp::notify::{self, Notify};
+use crate::state::Record;
+
+/// Answers requests from a plan. `start` has none any more; its process asks for nothing that
+/// needs it.
+pub(crate) struct Answers<'a> {
+    spec: &'a Spec,
+    record: &'a Record,
+    plan: Option<&'a Plan>,
+    program: Option<&'a Program>,
+    proc: Option<&'a Procfs>,
+    warnings: &'a mut Vec<String>,
+}
+
+impl<'a> Answers<'a> {
+    /// For the process of `create`.
+    pub(crate) fn for_create(
+        spec: &'a Spec,
+        record: &'a Record,
+        plan: &'a Plan,
+        proc: &'a Procfs,
+        warnings: &'a mut Vec<String>,
+    ) -> Self {
+        let program = Some(&plan.program);
+        Self { spec, record, plan: Some(plan), program, proc: Some(proc), warnings }
+    }
+
+    /// For a process of `exec`.
+    pub(crate) fn for_exec(
+        spec: &'a Spec,
+        record: &'a Record,
+        program: &'a Program,
+        proc: &'a Procfs,
+        warnings: &'a mut Vec<String>,
+    ) -> Self {
+        Self { spec, record, plan: None, program: Some(program), proc: Some(proc), warnings }
+    }
+
+    /// For `start`.
+    pub(crate) fn for_start(
+        spec: &'a Spec,
+        record: &'a Record,
+        warnings: &'a mut Vec<String>,
+    ) -> Self {
+        Self { spec, record, plan: None, program: None, proc: None, warnings }
+    }
+
+    fn plan(&self) -> Result<&'a Plan> {
+        self.plan.ok_or_else(|| unexpected("what only create can give"))
+    }
+
+    fn program(&self) -> Result<(&'a Program, &'a Procfs)> {
+        self.program.zip(self.proc).ok_or_else(|| unexpected("limits after they are set"))
+    }
+}
+
+fn unexpected(what: &str) -> Error {
+    Error::new(ErrorKind::System, "answer", "the container's process", format!("it asked for {what}"))
+}
+
+impl Requests for Answers<'_> {
+    fn bind_source(&mut self, mount: usize, pid: i32) -> Result<OwnedFd> {
+        mount::bind_source_for(&self.plan()?.mounts, mount, pid)
+    }
+
+    fn idmapped(&mut self, mount: usize, pid: i32) -> Result<OwnedFd> {
+        let (_, proc) = self.program()?;
+        mount::idmapped_for(&self.plan()?.mounts, mount, pid, proc)
+    }
+
+    fn oom_score_adj(&mut self, pid: i32) -> Result<()> {
+        let (program, proc) = self.program()?;
+        let score = program.oom_score_adj.unwrap_or(0);
+        write_oom_score(proc, &pid.to_string(), score).context("set process.oomScoreAdj", score)
+    }
+
+    fn rlimits(&mut self, pid: i32) -> Result<()> {
+        self.program()?.0.rlimits.apply(Some(pid))
+    }
+
+    fn hooks(&mut self, pid: i32) -> Result<()> {
+        let hooks = &self.plan()?.hooks;
+        hooks.run(hooks::Point::Prestart, pid)?;
+        hooks.run(hooks::Point::CreateRuntime, pid)
+    }
+
+    fn listener(&mut self, listener: OwnedFd, pid: i32) -> Result<()> {
+        use std::os::fd::AsFd;
+        let profile = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+        let Some(notify) = profile.and_then(Notify::of) else {
+            return Err(unexpected("a seccomp agent, but linux.seccomp.listenerPath is not set"));
+        };
+        let record = self.record;
+        let state = json!({
+            "ociVersion": record.oci_version,
+            "id": record.id,
+            "status": "creating",
+            "pid": pid,
+            "bundle": record.bundle,
+            "annotations": record.annotations,
+        });
+        notify::send(&notify, listener.as_fd(), state, pid)
+    }
+
+    fn warn(&mut self, text: String) {
+        self.warnings.push(text);
+    }
+}
