@@ -13,6 +13,7 @@ pub(crate) mod mount;
 pub(crate) mod openat2;
 pub(crate) mod pidfd;
 pub(crate) mod prctl;
+pub(crate) mod prlimit;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod tty;
