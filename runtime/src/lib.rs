@@ -25,6 +25,8 @@ mod spec;
 mod state;
 mod sys;
 mod sysctl;
+#[cfg(test)]
+mod testing;
 mod tty;
 mod validate;
 

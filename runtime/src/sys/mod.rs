@@ -16,6 +16,8 @@ pub(crate) mod prctl;
 pub(crate) mod prlimit;
 pub(crate) mod process;
 pub(crate) mod seccomp;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod tty;
 
 use std::ffi::c_long;
