@@ -12,9 +12,10 @@ use crate::cgroup::Cgroup;
 use crate::cgroup::stats::Stats;
 use crate::create;
 use crate::error::{Context, Error, ErrorKind, Result, quote};
-use crate::hooks;
+use crate::hooks::Kind;
 use crate::host::{self, Host};
-use crate::keyring;
+use crate::keyring::Keyring;
+use crate::lifecycle::Hooks;
 use crate::plan;
 use crate::process::channel::Channel;
 use crate::process::program::Inherit;
@@ -185,7 +186,7 @@ impl Container {
         options: CreateOptions,
         warnings: &mut Vec<String>,
     ) -> Result<(Container, Process)> {
-        validate::id(id)?;
+        validate::validate_id(id)?;
         let created = create::create(root, id, &options, warnings)?;
         let create::Created { dir, record, process, here } = created;
         Ok((Container { dir, record, here }, process))
@@ -196,7 +197,7 @@ impl Container {
     /// # Errors
     /// `NotFound` when there is none (its text contains `container does not exist`).
     pub fn load(root: &Path, id: &str) -> Result<Container> {
-        validate::id(id)?;
+        validate::validate_id(id)?;
         let dir = StateDir::open(root, id)?;
         let record = dir.record()?;
         Ok(Container { dir, record, here: None })
@@ -212,7 +213,7 @@ impl Container {
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && validate::id(&name).is_ok() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && validate::validate_id(&name).is_ok() {
                 ids.push(name);
             }
         }
@@ -278,8 +279,8 @@ impl Container {
         spec::stored(&self.dir.config()?)
     }
 
-    fn hooks(&self) -> Result<hooks::Plan> {
-        hooks::plan(&self.stored_spec()?, &self.record.id, &self.record.bundle)
+    fn hooks(&self) -> Result<Hooks> {
+        Hooks::plan(&self.stored_spec()?, &self.record.id, &self.record.bundle)
     }
 
     fn cgroup(&self) -> Result<Cgroup> {
@@ -311,8 +312,8 @@ impl Container {
         let mut answers = Answers::for_start(&spec, &self.record, warnings);
         parent::start(&channel, self.record.pid, pidfd.as_fd(), &mut answers)?;
         self.dir.remove_socket();
-        let hooks = hooks::plan(&spec, &self.record.id, &self.record.bundle)?;
-        hooks.run(hooks::Point::Poststart, self.record.pid)
+        let hooks = Hooks::plan(&spec, &self.record.id, &self.record.bundle)?;
+        hooks.run(Kind::Poststart, self.record.pid)
     }
 
     fn pidfd(&self) -> Result<OwnedFd> {
@@ -344,7 +345,7 @@ impl Container {
         }
         let host = Host::read()?;
         let spec = self.stored_spec()?;
-        validate::process(&options.process, warnings)?;
+        validate::process(&options.process, "process.")?;
         let listed = plan::listed(&spec);
         let inherit = Inherit { preserve_fds: options.preserve_fds, ..Inherit::default() };
         let in_user_namespace = listed & libc::CLONE_NEWUSER != 0;
@@ -357,7 +358,8 @@ impl Container {
         let exec_plan = exec::Plan {
             program,
             keyring: (!self.record.options.no_new_keyring)
-                .then(|| keyring::plan(&self.record.id, options.process.selinux_label().as_deref())),
+                .then(|| Keyring::plan(&self.record.id, in_user_namespace))
+                .transpose()?,
             namespaces: self.foreign_namespaces(listed, &host),
             chroot: self.record.options.chroot,
         };
@@ -429,8 +431,8 @@ impl Container {
         }
         self.end()?;
         let cgroup = Cgroup::remove_recorded(&self.record.cgroup);
-        match self.hooks().and_then(|hooks| hooks.run(hooks::Point::Poststop, 0)) {
-            Ok(()) => {}
+        match self.hooks() {
+            Ok(hooks) => hooks.run_all(Kind::Poststop, warnings),
             Err(error) => warnings.push(error.to_string()),
         }
         cgroup?;
@@ -457,7 +459,7 @@ impl Container {
     /// Removes whatever is left of `id` when [`Container::load`] cannot read it: the state directory
     /// alone, because nothing else can be known.
     pub fn delete_remains(root: &Path, id: &str) -> Result<()> {
-        validate::id(id)?;
+        validate::validate_id(id)?;
         let dir = StateDir::open(root, id)?;
         dir.lock()?;
         dir.remove()

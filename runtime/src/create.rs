@@ -14,8 +14,9 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use crate::cgroup::Cgroup;
 use crate::container::{CreateOptions, Process, Start};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
-use crate::hooks;
+use crate::hooks::Kind;
 use crate::host::Host;
+use crate::lifecycle::Hooks;
 use crate::plan::{self, Plan};
 use crate::process::channel::Channel;
 use crate::process::child::{self, Inherited, Waits};
@@ -45,7 +46,7 @@ struct Undo<'a> {
     dir: Option<StateDir>,
     record: Record,
     /// Hooks that must run because the container has existed.
-    poststop: Option<&'a hooks::Plan>,
+    poststop: Option<&'a Hooks>,
 }
 
 impl Drop for Undo<'_> {
@@ -54,7 +55,7 @@ impl Drop for Undo<'_> {
         // The error that brought us here is the one to tell. Should the cgroup resist, the state
         // directory stays, so that `delete` can try again.
         if let Some(hooks) = self.poststop {
-            let _ = hooks.run(hooks::Point::Poststop, 0);
+            let _ = hooks.run(Kind::Poststop, 0);
         }
         if Cgroup::kill_and_remove_recorded(&self.record.cgroup).is_ok() {
             let _ = dir.remove();

@@ -13,6 +13,7 @@ mod hooks;
 mod host;
 mod idmap;
 mod keyring;
+mod lifecycle;
 mod lsm;
 mod mount;
 mod namespaces;
@@ -27,6 +28,8 @@ mod spec;
 mod state;
 mod sys;
 mod sysctl;
+#[cfg(test)]
+mod testing;
 mod timestamp;
 mod tty;
 mod uts;

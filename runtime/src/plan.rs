@@ -4,17 +4,19 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use crate::caps;
 use crate::cgroup;
 use crate::container::{CreateOptions, Rootless};
 use crate::error::{Error, Result};
-use crate::hooks;
 use crate::host::Host;
 use crate::idmap::{self, Maps, Writer};
-use crate::keyring;
+use crate::keyring::Keyring;
+use crate::lifecycle::Hooks;
 use crate::lsm;
 use crate::mount;
 use crate::namespaces::{self, Order};
 use crate::process::program::{self, Inherit, Program};
+use crate::procfs::Procfs;
 use crate::seccomp;
 use crate::sys;
 use crate::sysctl;
@@ -31,10 +33,10 @@ pub(crate) struct Plan {
     pub order: Order,
     pub maps: Option<(Maps, Writer)>,
     pub uts: uts::Plan,
-    pub keyring: Option<keyring::Plan>,
+    pub keyring: Option<Keyring>,
     pub mounts: mount::Plan,
-    pub sysctls: sysctl::Plan,
-    pub hooks: hooks::Plan,
+    pub sysctls: Vec<sysctl::Sysctl>,
+    pub hooks: Hooks,
     pub program: Program,
 }
 
@@ -46,7 +48,7 @@ pub(crate) fn plan(
     warnings: &mut Vec<String>,
 ) -> Result<Plan> {
     let spec = &options.config.spec;
-    validate::config(spec, warnings)?;
+    validate::validate(spec, warnings)?;
     let linux = spec.linux().clone().unwrap_or_default();
     let namespaces = namespaces::plan(
         linux.namespaces().as_deref().unwrap_or_default(),
@@ -78,7 +80,8 @@ pub(crate) fn plan(
         .ok_or_else(|| Error::invalid("process", "is required to create a container"))?;
     let program = program(process, spec, options, host, in_user_namespace, warnings)?;
     let keyring = (!options.no_new_keyring)
-        .then(|| keyring::plan(id, process.selinux_label().as_deref()));
+        .then(|| Keyring::plan(id, in_user_namespace))
+        .transpose()?;
     Ok(Plan {
         id: id.to_owned(),
         rootfs: mounts.rootfs().to_owned(),
@@ -92,7 +95,7 @@ pub(crate) fn plan(
         keyring,
         mounts,
         sysctls: sysctl::plan(linux.sysctl().as_ref())?,
-        hooks: hooks::plan(spec, id, &options.bundle)?,
+        hooks: Hooks::plan(spec, id, &options.bundle)?,
         program,
         namespaces,
     })
@@ -125,11 +128,10 @@ pub(crate) fn process(
 ) -> Result<Program> {
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = seccomp.map(|profile| seccomp::plan(profile, warnings)).transpose()?;
-    let labels = lsm::plan(process)?;
+    let labels = lsm::Labels::plan(process, "process.", lsm::Modules::probe())?;
     let mut program = program::plan(process, filter, labels, inherit)?;
-    if !in_user_namespace {
-        program.capabilities = program.capabilities.restrict(host.permitted, warnings);
-    }
+    let grantable = if in_user_namespace { caps::ALL } else { host.permitted };
+    program.capabilities = program.capabilities.restrict(grantable, warnings);
     Ok(program)
 }
 
@@ -149,10 +151,22 @@ impl Plan {
         sys::process::loopback_up().context("bring up", "lo")
     }
 
-    /// Joins the container's session keyring.
-    pub(crate) fn join_keyring(&self) -> Result<()> {
-        self.keyring.as_ref().map_or(Ok(()), keyring::Plan::join)
+    /// Joins the container's session keyring, labelled as the process will be.
+    pub(crate) fn join_keyring(&self, proc: &Procfs) -> Result<()> {
+        join_keyring(self.keyring.as_ref(), &self.program.labels, proc)
     }
+}
+
+/// Joins a session keyring that carries the label of the process.
+pub(crate) fn join_keyring(
+    keyring: Option<&Keyring>,
+    labels: &lsm::Labels,
+    proc: &Procfs,
+) -> Result<()> {
+    let Some(keyring) = keyring else { return Ok(()) };
+    labels.apply_key_label(proc)?;
+    keyring.join()?;
+    labels.clear_key_label(proc)
 }
 
 /// Whether missing cgroup permissions are tolerated.
@@ -167,17 +181,10 @@ fn tolerance(options: &CreateOptions, host: &Host) -> bool {
 /// `net.*` belongs to the network namespace; a joined one may turn out to be the host's.
 fn check_network_sysctls(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Result<()> {
     let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
-    let Some(name) = sysctls.iter().flat_map(|map| map.keys()).find(|name| {
-        name.starts_with("net.") || name.starts_with("net/")
-    }) else {
-        return Ok(());
-    };
+    let Some(name) = sysctl::first_of_network(sysctls) else { return Ok(()) };
     let joined = plan.joined.iter().find(|join| join.flag == libc::CLONE_NEWNET);
     match joined {
-        Some(join) if host.is_own_namespace(&join.path, "net") => Err(Error::invalid(
-            format!("linux.sysctl[{name:?}]"),
-            "the network namespace is the host's",
-        )),
+        Some(join) if host.is_own_namespace(&join.path, "net") => Err(sysctl::shared_network(name)),
         _ => Ok(()),
     }
 }

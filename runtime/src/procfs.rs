@@ -1,1 +1,134 @@
-//! procfs
+//! One verified handle on procfs.
+//!
+//! Labels, kernel parameters and scores are written through `/proc`. A file there may not be what its
+//! name says: a container can mount over `/proc` or a file of it, or race to replace a parent, and the
+//! write lands in another file of procfs, such as `sysrq-trigger`, or in an ordinary one, so that a
+//! label is never applied (CVE-2019-16884, CVE-2019-19921, CVE-2025-52881). Therefore the creator
+//! opens one handle in the host's mount namespace, checks that it is the root of a procfs, and every
+//! access goes beneath it by `openat2(2)` without crossing into another mount, without magic links,
+//! and without symbolic links except the kernel's own `self` and `thread-self`.
+//!
+//! The child keeps the handle over the fork and over `pivot_root`: names below `self` follow the task
+//! that looks them up, and `sys` follows its namespaces.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+use nix::unistd::Pid;
+
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
+use crate::sys;
+use crate::sys::openat2::openat2;
+
+/// `PROC_ROOT_INO` of the kernel.
+const ROOT_INODE: u64 = 1;
+
+/// The longest file that [`Procfs::read`] takes; the files we read have a few lines.
+const LONGEST: u64 = 1 << 20;
+
+/// Restrictions for every look-up.
+const RESOLVE: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
+
+/// A verified handle on the root of a procfs.
+#[derive(Debug)]
+pub(crate) struct Procfs(OwnedFd);
+
+impl Procfs {
+    /// Opens and checks `/proc` of this mount namespace.
+    pub(crate) fn open() -> Result<Self> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let fd = open("/proc", flags, Mode::empty()).call("open").context("open", "/proc")?;
+        Self::verify(fd)
+    }
+
+    /// Checks that `fd` is the root of a procfs: a bind mount of a directory inside one has the same
+    /// file system type.
+    pub(crate) fn verify(fd: OwnedFd) -> Result<Self> {
+        let kind = fstatfs(&fd).call("fstatfs").context("check", "/proc")?.filesystem_type();
+        let inode = fstat(&fd).call("fstat").context("check", "/proc")?.st_ino;
+        if kind != PROC_SUPER_MAGIC || inode != ROOT_INODE {
+            let reason = "is not the root of a procfs";
+            return Err(Error::new(ErrorKind::System, "check", "/proc", reason));
+        }
+        Ok(Self(fd))
+    }
+
+    /// Opens a file below `/proc` (a path such as `self/attr/exec`), close-on-exec.
+    pub(crate) fn try_open(&self, path: &str, flags: OFlag) -> sys::Result<OwnedFd> {
+        // `self` and `thread-self` are the symbolic links that are followed, and only as the first
+        // component; the rest is looked up in the directory they led to.
+        let (dir, rest) = match path.split_once('/') {
+            Some((first @ ("self" | "thread-self"), rest)) => {
+                let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+                (Some(self.look_up(self.0.as_fd(), first, flags, RESOLVE)?), rest)
+            }
+            _ => (None, path),
+        };
+        let start = dir.as_ref().map_or(self.0.as_fd(), AsFd::as_fd);
+        self.look_up(start, rest, flags, RESOLVE | libc::RESOLVE_NO_SYMLINKS)
+    }
+
+    fn look_up(
+        &self,
+        dir: BorrowedFd<'_>,
+        path: &str,
+        flags: OFlag,
+        resolve: u64,
+    ) -> sys::Result<OwnedFd> {
+        let invalid = Failure { call: "openat2", errno: Errno::EINVAL };
+        let path = CString::new(path).map_err(|_| invalid)?;
+        openat2(dir, &path, (flags | OFlag::O_NOCTTY).bits(), 0, resolve)
+    }
+
+    /// Writes `data` in one call, which is how the kernel wants its procfs files written.
+    pub(crate) fn try_write(&self, path: &str, data: &[u8]) -> sys::Result<()> {
+        let file = self.try_open(path, OFlag::O_WRONLY)?;
+        let written = nix::unistd::write(&file, data).call("write")?;
+        if written != data.len() {
+            return Err(Failure { call: "write", errno: Errno::EIO });
+        }
+        Ok(())
+    }
+
+    /// [`Self::try_write`] with the path in the error.
+    pub(crate) fn write(&self, path: &str, data: &[u8]) -> Result<()> {
+        explain(self.try_write(path, data), "write", path)
+    }
+
+    /// Reads a whole file, up to 1 MiB of it.
+    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>> {
+        let file = explain(self.try_open(path, OFlag::O_RDONLY), "read", path)?;
+        let mut text = Vec::new();
+        let read = File::from(file).take(LONGEST).read_to_end(&mut text).call("read");
+        explain(read, "read", path)?;
+        Ok(text)
+    }
+
+    /// The directory of a process, for further look-ups relative to it. It follows the process and
+    /// not its number: after the process ended, every look-up fails with ESRCH.
+    pub(crate) fn open_pid(&self, pid: Pid) -> Result<OwnedFd> {
+        let path = pid.to_string();
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        explain(self.try_open(&path, flags), "open", &path)
+    }
+}
+
+impl AsFd for Procfs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn explain<T>(result: sys::Result<T>, operation: &str, path: &str) -> Result<T> {
+    if let Err(Failure { errno: Errno::EXDEV | Errno::ELOOP, .. }) = result {
+        let reason = "something is mounted over it, or it is a link: refusing to follow";
+        return Err(Error::new(ErrorKind::System, operation, format!("\"/proc/{path}\""), reason));
+    }
+    result.context(operation, format_args!("\"/proc/{path}\""))
+}

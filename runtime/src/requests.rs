@@ -2,16 +2,18 @@
 
 use std::os::fd::OwnedFd;
 
+use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
 use crate::error::{Context, Error, ErrorKind, Result};
-use crate::hooks;
+use crate::hooks::Kind;
 use crate::mount;
 use crate::plan::Plan;
 use crate::process::parent::Requests;
 use crate::process::program::{Program, write_oom_score};
 use crate::procfs::Procfs;
+use crate::rlimits;
 use crate::seccomp::notify::{self, Notify};
 use crate::state::Record;
 
@@ -89,13 +91,13 @@ impl Requests for Answers<'_> {
     }
 
     fn rlimits(&mut self, pid: i32) -> Result<()> {
-        self.program()?.0.rlimits.apply(Some(pid))
+        rlimits::apply(&self.program()?.0.rlimits, Some(Pid::from_raw(pid)))
     }
 
     fn hooks(&mut self, pid: i32) -> Result<()> {
         let hooks = &self.plan()?.hooks;
-        hooks.run(hooks::Point::Prestart, pid)?;
-        hooks.run(hooks::Point::CreateRuntime, pid)
+        hooks.run(Kind::Prestart, pid)?;
+        hooks.run(Kind::CreateRuntime, pid)
     }
 
     fn listener(&mut self, listener: OwnedFd, pid: i32) -> Result<()> {

@@ -1,12 +1,38 @@
 //! Loading of `config.json`, `process.json` and resource files.
+//!
+//! Text becomes the specification's types in three steps: the strict reader ([`json`]) checks it
+//! against a table of the specification ([`schema`]); tolerance is applied to the value where the
+//! specification asks for it (unknown capabilities) or where clients need it; `oci-spec` takes the
+//! rest, each error with its JSON path. What the types cannot hold is not silently lost: see
+//! [`Config`]. Rules between fields are in [`crate::validate`].
+//!
+//! The stored copy of a configuration is `serde_json::to_vec(&config.spec)`, read back by
+//! [`parse_config`]; the way there and back is the identity.
 
+mod json;
+mod schema;
+
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use oci_spec::runtime::{ExecCPUAffinity, LinuxResources, Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::caps;
+use crate::error::{Call, Context, Error, Result, quote};
+
+/// The longest file that is read. A configuration of 10,000 mounts has 3 MiB; `execve` takes 6 MiB
+/// of arguments and environment.
+const LONGEST: u64 = 16 << 20;
 
 /// A parsed configuration.
+///
+/// It holds every property of runtime-spec 1.3 for Linux, except `vm.hwConfig`, which `oci-spec` 0.10
+/// has no type for.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The configuration as the specification's types.
@@ -14,16 +40,251 @@ pub struct Config {
 }
 
 /// Reads `config.json` of the bundle. Warnings: what the specification says to tolerate.
-pub fn load_config(_bundle: &Path, _warnings: &mut Vec<String>) -> Result<Config> {
-    Err(Error::unsupported("call", "", "is being written"))
+///
+/// # Errors
+/// `Invalid` with the JSON path of what cannot be accepted; `System` when the file cannot be read.
+pub fn load_config(bundle: &Path, warnings: &mut Vec<String>) -> Result<Config> {
+    parse_config(&read_file(&bundle.join("config.json"))?, warnings)
+}
+
+/// Parses the text of a `config.json`.
+///
+/// # Errors
+/// `Invalid` with the JSON path of what cannot be accepted.
+pub fn parse_config(json: &[u8], warnings: &mut Vec<String>) -> Result<Config> {
+    let mut value = json::read(json, &schema::CONFIG, "config.json", warnings)?;
+    let affinity = match value.get_mut("process") {
+        Some(process) => tolerate_process(process, "process.", warnings)?,
+        None => None,
+    };
+    if let Some(linux) = value.get_mut("linux") {
+        if let Some(resources) = linux.get_mut("resources") {
+            tolerate_resources(resources);
+        }
+        tolerate_architectures(linux, warnings);
+    }
+    if let Some(vm) = value.get_mut("vm").and_then(Value::as_object_mut) {
+        for object in ["hypervisor", "image"] {
+            if vm.get(object).and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+                vm.remove(object);
+            }
+        }
+    }
+    let mut spec: Spec = typed(value, "config.json")?;
+    check_version(spec.version())?;
+    if let Some(process) = spec.process_mut() {
+        process.set_exec_cpu_affinity(affinity);
+    }
+    Ok(Config { spec })
 }
 
 /// Parses a `process.json`.
-pub fn load_process(_path: &Path, _warnings: &mut Vec<String>) -> Result<Process> {
-    Err(Error::unsupported("call", "", "is being written"))
+///
+/// # Errors
+/// As [`load_config`].
+pub fn load_process(path: &Path, warnings: &mut Vec<String>) -> Result<Process> {
+    let mut value = json::read(&read_file(path)?, &schema::PROCESS, "process.json", warnings)?;
+    let affinity = tolerate_process(&mut value, "", warnings)?;
+    let mut process: Process = typed(value, "process.json")?;
+    process.set_exec_cpu_affinity(affinity);
+    Ok(process)
 }
 
 /// Parses a `resources.json` (`update -r`).
-pub fn load_resources(_json: &[u8], _warnings: &mut Vec<String>) -> Result<LinuxResources> {
-    Err(Error::unsupported("call", "", "is being written"))
+///
+/// # Errors
+/// `Invalid` with the JSON path of what cannot be accepted.
+pub fn load_resources(json: &[u8], warnings: &mut Vec<String>) -> Result<LinuxResources> {
+    let mut value = json::read(json, &schema::RESOURCES, "resources.json", warnings)?;
+    tolerate_resources(&mut value);
+    typed(value, "resources.json")
 }
+
+/// Reads a regular file of bounded size. `O_NONBLOCK`: opening a FIFO must fail here and not hang.
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let fd = open(path, flags, Mode::empty()).call("open").context("read", quote(path))?;
+    let stat = fstat(&fd).call("fstat").context("read", quote(path))?;
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err(Error::invalid(quote(path), "is not a regular file"));
+    }
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    // One byte more, so that a file that grows while it is read is still noticed.
+    let mut text = Vec::with_capacity(usize::try_from(size.min(LONGEST)).unwrap_or(0) + 1);
+    File::from(fd)
+        .take(LONGEST + 1)
+        .read_to_end(&mut text)
+        .call("read")
+        .context("read", quote(path))?;
+    if text.len() as u64 > LONGEST {
+        return Err(Error::invalid(quote(path), format!("is longer than {LONGEST} bytes")));
+    }
+    Ok(text)
+}
+
+/// The value as a type of `oci-spec`; `subject` names the whole in an error without a path.
+fn typed<T: DeserializeOwned>(value: Value, subject: &str) -> Result<T> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = json::path(error.path());
+        json::refuse(if path.is_empty() { subject } else { &path }, error.inner())
+    })
+}
+
+/// Accepts 1.x.y with any pre-release or build suffix: a newer minor only adds properties, and these
+/// are to be ignored when unknown.
+fn check_version(version: &str) -> Result<()> {
+    let end = version.find(['-', '+']).unwrap_or(version.len());
+    let (numbers, suffix) = version.split_at(end);
+    let number = |part: &str| {
+        (1..=9).contains(&part.len()) && part.bytes().all(|digit| digit.is_ascii_digit())
+    };
+    let parts: Vec<&str> = numbers.split('.').collect();
+    let semantic = parts.len() == 3
+        && parts.iter().all(|part| number(part))
+        && suffix.len() != 1
+        && suffix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b));
+    if !semantic {
+        let shown = json::brief(version);
+        return Err(Error::invalid(
+            "ociVersion",
+            format!("{shown:?} is not a semantic version such as 1.2.0"),
+        ));
+    }
+    if parts[0] != "1" {
+        return Err(Error::invalid(
+            "ociVersion",
+            format!("{version:?} is not supported: the major version must be 1"),
+        ));
+    }
+    Ok(())
+}
+
+const CAPABILITY_SETS: [&str; 5] =
+    ["bounding", "effective", "inheritable", "permitted", "ambient"];
+
+/// Drops unknown capabilities, as the specification demands since 1.1 (with a warning), and takes out
+/// the CPU affinity: `oci-spec` would compile a regular expression to check it.
+fn tolerate_process(
+    process: &mut Value,
+    prefix: &str,
+    warnings: &mut Vec<String>,
+) -> Result<Option<ExecCPUAffinity>> {
+    if let Some(sets) = process.get_mut("capabilities") {
+        for set in CAPABILITY_SETS {
+            let place = format!("{prefix}capabilities.{set}");
+            // Only exact names: `oci-spec` also takes `sys_admin` and `SYS_ADMIN`, which other
+            // runtimes do not know and drop.
+            retain(sets.get_mut(set), &place, "capability", warnings, |name| {
+                caps::bit_of(name).is_some()
+            });
+        }
+    }
+    if let Some(Value::Array(flags)) = process.pointer_mut("/scheduler/flags") {
+        // The derived name of this variant in `oci-spec` 0.10 has an underscore too many.
+        for flag in flags.iter_mut().filter(|flag| *flag == "SCHED_FLAG_DL_OVERRUN") {
+            *flag = Value::from("SCHED_FLAG_D_L_OVERRUN");
+        }
+    }
+    let Some(affinity) = process.as_object_mut().and_then(|p| p.remove("execCPUAffinity")) else {
+        return Ok(None);
+    };
+    let list = |name: &str| match affinity.get(name).and_then(Value::as_str) {
+        Some(text) => cpu_list(text).map(Some).ok_or_else(|| {
+            Error::invalid(
+                format!("{prefix}execCPUAffinity.{name}"),
+                format!("{:?} is not a list of CPUs such as 0-3,7", json::brief(text)),
+            )
+        }),
+        None => Ok(None),
+    };
+    let mut parsed = ExecCPUAffinity::default();
+    parsed.set_initial(list("initial")?).set_cpu_affinity_final(list("final")?);
+    Ok(Some(parsed))
+}
+
+/// A CPU list without its spaces, or nothing when it is malformed.
+fn cpu_list(text: &str) -> Option<String> {
+    let number = |text: &str| text.parse::<u16>().ok().filter(|_| !text.starts_with('+'));
+    let mut items = Vec::new();
+    for item in text.split(',').map(str::trim) {
+        let (low, high) = item.split_once('-').unwrap_or((item, item));
+        if number(low)? > number(high)? {
+            return None;
+        }
+        items.push(item);
+    }
+    Some(items.join(","))
+}
+
+/// Drops `pids` without a limit, which `oci-spec` cannot tell from a limit of 0, and brings huge page
+/// limits, unsigned in the specification and signed in `oci-spec`, into range.
+fn tolerate_resources(resources: &mut Value) {
+    let Some(resources) = resources.as_object_mut() else { return };
+    if resources.get("pids").is_some_and(|pids| pids.get("limit").is_none()) {
+        resources.remove("pids");
+    }
+    if let Some(Value::Array(limits)) = resources.get_mut("hugepageLimits") {
+        for limit in limits.iter_mut().filter_map(|entry| entry.get_mut("limit")) {
+            if limit.as_u64().is_some_and(|number| i64::try_from(number).is_err()) {
+                *limit = i64::MAX.into();
+            }
+        }
+    }
+}
+
+/// Drops architectures that this build has no name for: profiles list those of newer libraries, and
+/// a system call of an architecture without rules is never allowed.
+fn tolerate_architectures(linux: &mut Value, warnings: &mut Vec<String>) {
+    let list = linux.pointer_mut("/seccomp/architectures");
+    retain(list, "linux.seccomp.architectures", "architecture", warnings, |name| {
+        ARCHITECTURES.binary_search(&name).is_ok()
+    });
+}
+
+fn retain(
+    list: Option<&mut Value>,
+    place: &str,
+    what: &str,
+    warnings: &mut Vec<String>,
+    known: impl Fn(&str) -> bool,
+) {
+    let Some(Value::Array(list)) = list else { return };
+    let mut index = 0;
+    list.retain(|item| {
+        let keep = item.as_str().is_some_and(&known);
+        if !keep {
+            let name = json::brief(&item.to_string());
+            warnings.push(format!("{place}[{index}]: unknown {what} {name} is ignored"));
+        }
+        index += 1;
+        keep
+    });
+}
+
+/// The architectures of `oci-spec`, sorted.
+const ARCHITECTURES: [&str; 24] = [
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_NATIVE",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+];

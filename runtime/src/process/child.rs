@@ -12,7 +12,7 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
-use crate::hooks;
+use crate::hooks::Kind;
 use crate::mount;
 use crate::namespaces::Open;
 use crate::plan::Plan;
@@ -21,6 +21,7 @@ use crate::process::program::TerminalSize;
 use crate::process::{join, program};
 use crate::procfs::Procfs;
 use crate::sys;
+use crate::sysctl;
 use crate::tty;
 
 /// What `/proc/PID/cmdline` of a waiting container shows.
@@ -80,11 +81,11 @@ fn build(
     enter_cgroup(plan, cgroup)?;
     plan.uts.apply()?;
     plan.bring_loopback_up()?;
-    plan.join_keyring()?;
+    plan.join_keyring(proc)?;
     let mut root = mount::Root::open(&plan.mounts)?;
     root.mount_all(&plan.mounts, &mut creator)?;
     root.devices(&plan.mounts)?;
-    plan.sysctls.apply(proc)?;
+    sysctl::apply(proc, &plan.sysctls)?;
     hooks_due(plan, channel)?;
     let mut inside = root.enter(&plan.mounts)?;
     let mut program = plan.program.clone();
@@ -134,7 +135,7 @@ fn hooks_due(plan: &Plan, channel: &Channel) -> Result<()> {
     }
     channel.send(&FromChild::HooksDue, None).context("report to", "the creator")?;
     done(channel)?;
-    plan.hooks.run(hooks::Point::CreateContainer, std::process::id() as i32)
+    plan.hooks.run(Kind::CreateContainer, std::process::id() as i32)
 }
 
 /// Makes the terminal from the container's own devpts and takes it as standard streams.
@@ -177,7 +178,7 @@ fn start(
     path: &CString,
     starter: &Channel,
 ) -> Error {
-    if let Err(error) = plan.hooks.run(hooks::Point::StartContainer, std::process::id() as i32) {
+    if let Err(error) = plan.hooks.run(Kind::StartContainer, std::process::id() as i32) {
         return error;
     }
     execute(program, path, starter)

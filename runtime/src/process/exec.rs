@@ -17,7 +17,8 @@ use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, ErrorKind, Result};
-use crate::keyring;
+use crate::keyring::Keyring;
+use crate::plan;
 use crate::process::channel::{Channel, FromChild};
 use crate::process::child::{self, Asker};
 use crate::process::join;
@@ -34,7 +35,7 @@ const TITLE: &[u8] = b"bulkhead exec";
 #[derive(Debug)]
 pub(crate) struct Plan {
     pub program: Program,
-    pub keyring: Option<keyring::Plan>,
+    pub keyring: Option<Keyring>,
     /// `CLONE_NEW*` of the namespaces that the container does not share with its creator.
     pub namespaces: i32,
     /// The container is entered by `chroot`: it has no mount namespace, or was made with `--no-pivot`.
@@ -148,7 +149,7 @@ fn prepare(
         enter_root(root)?;
     }
     umask(Mode::empty());
-    plan.keyring.as_ref().map_or(Ok(()), keyring::Plan::join)?;
+    plan::join_keyring(plan.keyring.as_ref(), &plan.program.labels, proc)?;
     let mut program = plan.program.clone();
     take_terminal(&program, channel)?;
     program.add_home();

@@ -72,7 +72,7 @@ impl Drop for Around {
 fn new_time_namespace(plan: &Plan, proc: &Procfs) -> Result<()> {
     sys::process::unshare(libc::CLONE_NEWTIME).context("make", "a time namespace")?;
     if let Some(offsets) = &plan.time_offsets {
-        proc.write("self/timens_offsets", offsets.as_bytes())
+        proc.try_write("self/timens_offsets", offsets.as_bytes())
             .context("set linux.timeOffsets", format!("{offsets:?}"))?;
     }
     Ok(())

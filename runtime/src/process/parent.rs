@@ -71,7 +71,7 @@ impl Born {
     /// Writes id maps when there is a new user namespace, and lets the process go on.
     pub(crate) fn help(self, maps: Option<(&Maps, Writer)>, proc: &Procfs) -> Result<Building> {
         if let Some((maps, writer)) = maps {
-            maps.write(proc.fd(), self.guard.pid, writer)?;
+            maps.write(proc.as_fd(), self.guard.pid, writer)?;
             self.channel
                 .send(&FromCreator::Go, None)
                 .context("let go on", "the container's process")?;

@@ -43,7 +43,7 @@ pub(crate) struct Program {
     pub umask: Mode,
     pub terminal: Option<TerminalSize>,
     pub capabilities: Capabilities,
-    pub rlimits: rlimits::Plan,
+    pub rlimits: Vec<rlimits::Rlimit>,
     pub no_new_privileges: bool,
     pub oom_score_adj: Option<i32>,
     pub labels: lsm::Labels,
@@ -78,7 +78,6 @@ pub(crate) fn plan(
     seccomp: Option<seccomp::Filter>,
     labels: lsm::Labels,
     inherit: &Inherit,
-    warnings: &mut Vec<String>,
 ) -> Result<Program> {
     let strings = |list: &[String], field: &str| {
         list.iter()
@@ -116,8 +115,8 @@ pub(crate) fn plan(
                 columns: cell(size.width()),
             })
         }),
-        capabilities: caps::plan(process.capabilities().as_ref(), warnings)?,
-        rlimits: rlimits::plan(process.rlimits().as_deref().unwrap_or_default())?,
+        capabilities: caps::plan(process.capabilities().as_ref()),
+        rlimits: rlimits::plan(process.rlimits().as_deref()),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         oom_score_adj: process.oom_score_adj(),
         labels,
@@ -146,7 +145,7 @@ impl Program {
     pub(crate) fn confine(&self, proc: &Procfs, creator: &mut impl Creator) -> Result<()> {
         self.set_oom_score(proc, creator)?;
         self.check_inherited()?;
-        self.labels.apply_exec(proc)?;
+        self.labels.apply_on_exec(proc)?;
         self.give_standard_streams()?;
         self.set_rlimits(creator)?;
         self.capabilities.drop_bounding()?;
@@ -173,9 +172,10 @@ impl Program {
     }
 
     fn set_rlimits(&self, creator: &mut impl Creator) -> Result<()> {
-        match self.rlimits.apply(None) {
-            Err(error) if error.errno() == Some(Errno::EPERM) => creator.set_rlimits(),
-            other => other,
+        match rlimits::apply(&self.rlimits, None) {
+            // Raising a hard limit takes a capability outside the user namespace.
+            Err(_) => creator.set_rlimits(),
+            Ok(()) => Ok(()),
         }
     }
 
@@ -225,9 +225,7 @@ impl Program {
                 .call("setgroups")
                 .context("set", format!("process.user.additionalGids {:?}", self.groups))?,
         }
-        nix::sys::prctl::set_keepcaps(true)
-            .call("prctl(PR_SET_KEEPCAPS)")
-            .context("keep", "capabilities over the change of user")?;
+        caps::keep()?;
         let (uid, gid) = (self.uid, self.gid);
         setresgid(gid, gid, gid)
             .call("setresgid")
@@ -352,7 +350,7 @@ pub(crate) fn write_oom_score(
     process: &str,
     score: i32,
 ) -> std::result::Result<(), Failure> {
-    proc.write(&format!("{process}/oom_score_adj"), score.to_string().as_bytes())
+    proc.try_write(&format!("{process}/oom_score_adj"), score.to_string().as_bytes())
 }
 
 fn exec_error(quoted: &str, call: &'static str, errno: Errno) -> Error {

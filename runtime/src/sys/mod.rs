@@ -13,8 +13,11 @@ pub(crate) mod mount;
 pub(crate) mod openat2;
 pub(crate) mod pidfd;
 pub(crate) mod prctl;
+pub(crate) mod prlimit;
 pub(crate) mod process;
 pub(crate) mod seccomp;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod tty;
 
 use std::ffi::c_long;

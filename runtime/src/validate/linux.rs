@@ -1,0 +1,258 @@
+//! Rules of `linux` other than ids and limits.
+
+use std::path::{Component, Path};
+
+use oci_spec::runtime::{
+    Linux, LinuxDevice, LinuxDeviceType, LinuxMemoryPolicy, LinuxNamespaceType as Kind,
+    LinuxSeccomp, LinuxSeccompAction as Action, MemoryPolicyModeType as Mode,
+};
+
+use super::resources::{MAJOR, MINOR};
+use super::{Namespaces, Origin, absolute, list, no_nul, resources, within};
+use crate::error::{Error, Result};
+use crate::sysctl;
+
+/// `MAX_ERRNO` of the kernel.
+const MAX_ERRNO: u32 = 4095;
+
+/// What `rootfsPropagation` may be.
+const PROPAGATION: [&str; 8] = [
+    "private",
+    "rprivate",
+    "rshared",
+    "rslave",
+    "runbindable",
+    "shared",
+    "slave",
+    "unbindable",
+];
+
+pub(super) fn linux(
+    linux: &Linux,
+    namespaces: &Namespaces,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    for (name, paths) in
+        [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())]
+    {
+        for (index, path) in list(paths).iter().enumerate() {
+            absolute(&format!("linux.{name}[{index}]"), Path::new(path))?;
+        }
+        if !list(paths).is_empty() {
+            namespaces.need(Kind::Mount, &format!("linux.{name}"))?;
+        }
+    }
+    if let Some(word) = linux.rootfs_propagation() {
+        if PROPAGATION.binary_search(&word.as_str()).is_err() {
+            return Err(Error::invalid(
+                "linux.rootfsPropagation",
+                format!("{word:?} is none of {}", PROPAGATION.join(", ")),
+            ));
+        }
+    }
+    if let Some(path) = linux.cgroups_path() {
+        no_nul("linux.cgroupsPath", path)?;
+        // A path must not lead out of the hierarchy's part that its creator meant.
+        if path.components().any(|part| part == Component::ParentDir) {
+            return Err(Error::invalid("linux.cgroupsPath", format!("{path:?} contains ..")));
+        }
+    }
+    if let Some(label) = linux.mount_label() {
+        no_nul("linux.mountLabel", label)?;
+    }
+    check_sysctl(linux, namespaces)?;
+    for (index, device) in list(linux.devices()).iter().enumerate() {
+        check_device(&format!("linux.devices[{index}]"), device)?;
+    }
+    if let Some(seccomp) = linux.seccomp() {
+        check_seccomp(seccomp)?;
+    }
+    time_offsets(linux, namespaces)?;
+    net_devices(linux, namespaces)?;
+    if let Some(id) = linux.intel_rdt().as_ref().and_then(|rdt| rdt.clos_id().as_deref()) {
+        // A name of a directory below resctrl; "/" alone is its root (1.3).
+        if id == "." || id == ".." || (id.contains('/') && id != "/") {
+            return Err(Error::invalid(
+                "linux.intelRdt.closID",
+                format!("{id:?} is not the name of a directory"),
+            ));
+        }
+    }
+    if let Some(policy) = linux.memory_policy() {
+        memory_policy(policy)?;
+    }
+    if let Some(flags) = linux.personality().as_ref().and_then(|p| p.flags().as_ref())
+        && !flags.is_empty()
+    {
+        warnings.push(format!("linux.personality.flags: {flags:?} are ignored"));
+    }
+    match linux.resources() {
+        Some(limits) => resources(limits, "linux.resources."),
+        None => Ok(()),
+    }
+}
+
+fn check_sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+    let mut parameters: Vec<_> = linux.sysctl().iter().flatten().collect();
+    parameters.sort_unstable();
+    let mut seen: Vec<(String, &str)> = Vec::new();
+    for (name, value) in parameters {
+        let field = sysctl::field(name);
+        no_nul(&field, value)?;
+        let owner = sysctl::owner(name).map_err(|reason| Error::invalid(&field, reason))?;
+        namespaces.need(owner, &field)?;
+        let path = sysctl::path_of(name).map_err(|reason| Error::invalid(&field, reason))?;
+        if let Some((_, other)) = seen.iter().find(|(known, _)| *known == path) {
+            return Err(Error::invalid(field, format!("is given twice, the other as {other:?}")));
+        }
+        seen.push((path, name));
+    }
+    Ok(())
+}
+
+fn check_device(field: &str, device: &LinuxDevice) -> Result<()> {
+    absolute(&format!("{field}.path"), device.path())?;
+    match device.typ() {
+        LinuxDeviceType::A => {
+            Err(Error::invalid(format!("{field}.type"), "\"a\" is not b, c, u or p"))
+        }
+        // A FIFO has no numbers; what is written there means nothing.
+        LinuxDeviceType::P => Ok(()),
+        LinuxDeviceType::B | LinuxDeviceType::C | LinuxDeviceType::U => {
+            within(format!("{field}.major"), device.major(), MAJOR)?;
+            within(format!("{field}.minor"), device.minor(), MINOR)
+        }
+    }?;
+    if let Some(mode) = device.file_mode() {
+        // Some engines leave the bits of the file type in.
+        within(format!("{field}.fileMode"), mode, 0..=0o177_777)?;
+    }
+    for (name, id) in [("uid", device.uid()), ("gid", device.gid())] {
+        if id == Some(u32::MAX) {
+            return Err(Error::invalid(
+                format!("{field}.{name}"),
+                format!("{} is not an id: it means no change", u32::MAX),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What holds for every profile; the compiler of filters checks what it cannot express.
+fn check_seccomp(seccomp: &LinuxSeccomp) -> Result<()> {
+    let action = seccomp.default_action();
+    if action == Action::ScmpActNotify {
+        return Err(Error::invalid(
+            "linux.seccomp.defaultAction",
+            "SCMP_ACT_NOTIFY cannot be the default: the listener could not be handed over",
+        ));
+    }
+    errno("linux.seccomp.defaultErrnoRet", action, seccomp.default_errno_ret())?;
+    if let Some(path) = seccomp.listener_path() {
+        absolute("linux.seccomp.listenerPath", path)?;
+    } else if seccomp.listener_metadata().is_some() {
+        return Err(Error::invalid(
+            "linux.seccomp.listenerMetadata",
+            "needs linux.seccomp.listenerPath",
+        ));
+    }
+    for (index, rule) in list(seccomp.syscalls()).iter().enumerate() {
+        let field = format!("linux.seccomp.syscalls[{index}]");
+        errno(&format!("{field}.errnoRet"), rule.action(), rule.errno_ret())?;
+        for (index, name) in rule.names().iter().enumerate() {
+            if name.is_empty() {
+                return Err(Error::invalid(format!("{field}.names[{index}]"), "\"\" is empty"));
+            }
+        }
+        if rule.action() == Action::ScmpActNotify && seccomp.listener_path().is_none() {
+            return Err(Error::invalid(
+                format!("{field}.action"),
+                "SCMP_ACT_NOTIFY needs linux.seccomp.listenerPath",
+            ));
+        }
+        for (index, arg) in list(rule.args()).iter().enumerate() {
+            within(format!("{field}.args[{index}].index"), arg.index(), 0..=5)?;
+        }
+    }
+    Ok(())
+}
+
+fn errno(field: &str, action: Action, errno: Option<u32>) -> Result<()> {
+    let Some(errno) = errno else { return Ok(()) };
+    match action {
+        Action::ScmpActErrno => within(field, errno, 0..=MAX_ERRNO),
+        Action::ScmpActTrace => within(field, errno, 0..=u32::from(u16::MAX)),
+        other => Err(Error::invalid(field, format!("{errno} means nothing to {other}"))),
+    }
+}
+
+fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        let field = format!("linux.timeOffsets.{clock}");
+        if clock != "monotonic" && clock != "boottime" {
+            return Err(Error::invalid(field, "is not monotonic or boottime"));
+        }
+        if let Some(nanoseconds) = offset.nanosecs() {
+            within(format!("{field}.nanosecs"), nanoseconds, 0..=999_999_999)?;
+        }
+        namespaces.need(Kind::Time, &field)?;
+        if namespaces.get(Kind::Time) == Origin::Joined {
+            return Err(Error::invalid(field, "cannot be set on a time namespace that is joined"));
+        }
+    }
+    Ok(())
+}
+
+fn net_devices(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+    let mut targets: Vec<&str> = Vec::new();
+    let mut devices: Vec<_> = linux.net_devices().iter().flatten().collect();
+    devices.sort_unstable_by_key(|(name, _)| *name);
+    for (name, device) in devices {
+        let field = format!("linux.netDevices[{name:?}]");
+        namespaces.need(Kind::Network, &field)?;
+        interface_name(&field, name)?;
+        let target = device.name().as_deref().unwrap_or(name);
+        interface_name(&format!("{field}.name"), target)?;
+        // `%d` is a template: the kernel fills in the first free number.
+        if targets.contains(&target) && !target.contains("%d") {
+            return Err(Error::invalid(
+                format!("{field}.name"),
+                format!("{target:?} is given twice"),
+            ));
+        }
+        targets.push(target);
+    }
+    Ok(())
+}
+
+/// As `dev_valid_name()` of the kernel.
+pub(super) fn interface_name(field: &str, name: &str) -> Result<()> {
+    let odd = |b: u8| b == b'/' || b == b':' || b == 0 || b.is_ascii_whitespace();
+    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.bytes().any(odd) {
+        return Err(Error::invalid(field, format!("{name:?} is not the name of an interface")));
+    }
+    Ok(())
+}
+
+fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<()> {
+    let field = "linux.memoryPolicy.nodes";
+    let nodes = policy.nodes().as_deref().unwrap_or_default().trim();
+    if !nodes.bytes().all(|b| b.is_ascii_digit() || b",- ".contains(&b)) {
+        return Err(Error::invalid(field, format!("{nodes:?} is not a list such as 0-3,7")));
+    }
+    let mode = policy.mode();
+    match mode {
+        Mode::MpolDefault | Mode::MpolLocal if !nodes.is_empty() => {
+            Err(Error::invalid(field, format!("{nodes:?} means nothing to {mode}")))
+        }
+        Mode::MpolBind
+        | Mode::MpolInterleave
+        | Mode::MpolWeightedInterleave
+        | Mode::MpolPreferredMany
+            if nodes.is_empty() =>
+        {
+            Err(Error::invalid(field, format!("is required by {mode}")))
+        }
+        _ => Ok(()),
+    }
+}
