@@ -36,4 +36,4 @@ pub use error::{Cause, Error, ErrorKind, Result};
 pub use features::features;
 pub use seal::protect_own_binary;
 pub use spec::{Config, load_config, load_process, load_resources};
-pub use tty::{Terminal, send_terminal};
+pub use tty::{Terminal, copy_size, send_terminal};
