@@ -44,4 +44,4 @@ pub use features::features;
 pub use seal::protect_own_binary;
 pub use timestamp::{rfc3339, rfc3339_nano};
 pub use spec::{Config, load_config, load_process, load_resources};
-pub use tty::{Terminal, send_terminal};
+pub use tty::{Terminal, copy_size, send_terminal};

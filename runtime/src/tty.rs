@@ -1,8 +1,347 @@
-//! tty
+//! Pseudo-terminals of containers and the caller's own terminal.
+//!
+//! A container's terminal comes from the devpts of the container, so that its name means the same
+//! inside. The slave end is never opened by name: `/dev/pts/N` inside is in the tenant's reach and
+//! may have become a link to a host file (CVE-2025-52565). The kernel is asked for the other end of
+//! the master instead (`TIOCGPTPEER`), and what comes back is checked to be a terminal.
+//!
+//! See [pty(7)] and [devpts](https://docs.kernel.org/filesystems/devpts.html).
+//!
+//! [pty(7)]: https://man7.org/linux/man-pages/man7/pty.7.html
 
-/// The caller's terminal in raw mode; restored on drop.
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
+use nix::sys::statfs::{FsType, fstatfs};
+use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
+
+use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
+use crate::sys;
+
+/// Device number of every `ptmx` node (`Documentation/admin-guide/devices.txt`).
+const PTMX: (u64, u64) = (5, 2);
+/// `UNIX98_PTY_SLAVE_MAJOR` and the seven that follow it.
+const SLAVE_MAJORS: std::ops::RangeInclusive<u64> = 136..=143;
+/// `DEVPTS_SUPER_MAGIC` of `include/uapi/linux/magic.h`.
+const DEVPTS: FsType = FsType(0x1cd1);
+/// `sun_path` with its terminating zero, see unix(7).
+const SOCKET_PATH: usize = 108;
+
+/// The master end of a pseudo-terminal, unlocked.
 #[derive(Debug)]
-pub struct Terminal {}
+pub(crate) struct Pty {
+    master: OwnedFd,
+}
 
-/// Sends a terminal's master end over a console socket.
-pub fn send_terminal() {}
+impl Pty {
+    /// Opens a pair from `/dev/ptmx` of the calling process' own root.
+    pub(crate) fn open() -> Result<Self> {
+        let path = Path::new("/dev/ptmx");
+        let ptmx = open(path, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())
+            .call("openat")
+            .context("open", quote(path))?;
+        Self::unlocked(ptmx)
+    }
+
+    /// Makes a pair out of an opened `ptmx` of a devpts mount (`/dev/pts/ptmx` of a container).
+    ///
+    /// # Errors
+    /// `Invalid` when the descriptor is not the multiplexer of a devpts.
+    pub(crate) fn open_in(ptmx: OwnedFd) -> Result<Self> {
+        let magic = fstatfs(&ptmx).call("fstatfs").context("check", "/dev/pts/ptmx")?;
+        if magic.filesystem_type() != DEVPTS {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "open",
+                "/dev/pts/ptmx",
+                "is not on a devpts file system",
+            ));
+        }
+        Self::unlocked(ptmx)
+    }
+
+    fn unlocked(master: OwnedFd) -> Result<Self> {
+        if device(&master, "ptmx")? != PTMX {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "open",
+                "ptmx",
+                "is not the character device 5:2",
+            ));
+        }
+        sys::tty::unlock(master.as_fd()).context("unlock", "pseudo-terminal")?;
+        Ok(Self { master })
+    }
+
+    /// Opens the slave end, close-on-exec, without making it the controlling terminal, and clears
+    /// `ONLCR`: the caller's terminal already turns line feeds into new lines, and a log of the
+    /// output is not to have carriage returns that the program did not write.
+    pub(crate) fn peer(&self) -> Result<OwnedFd> {
+        let slave =
+            sys::tty::open_peer(self.master.as_fd()).context("open", "pseudo-terminal slave")?;
+        if !SLAVE_MAJORS.contains(&device(&slave, "pseudo-terminal slave")?.0) {
+            return Err(Error::new(
+                ErrorKind::Invalid,
+                "open",
+                "pseudo-terminal slave",
+                "is not a pseudo-terminal",
+            ));
+        }
+        let mut modes =
+            termios::tcgetattr(&slave).call("tcgetattr").context("read", "terminal modes")?;
+        modes.output_flags.remove(OutputFlags::ONLCR);
+        termios::tcsetattr(&slave, SetArg::TCSANOW, &modes)
+            .call("tcsetattr")
+            .context("set", "terminal modes")?;
+        Ok(slave)
+    }
+
+    /// The slave's name in its devpts, `/dev/pts/N`.
+    pub(crate) fn name(&self) -> Result<String> {
+        let number =
+            sys::tty::number(self.master.as_fd()).context("name", "pseudo-terminal slave")?;
+        Ok(format!("/dev/pts/{number}"))
+    }
+
+    /// Sets the window size.
+    pub(crate) fn set_size(&self, columns: u16, rows: u16) -> Result<()> {
+        sys::tty::set_size(self.master.as_fd(), columns, rows).context("resize", "pseudo-terminal")
+    }
+
+    /// Gives up the master end.
+    pub(crate) fn into_master(self) -> OwnedFd {
+        self.master
+    }
+}
+
+impl AsFd for Pty {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
+    }
+}
+
+/// Makes `slave` the controlling terminal of the calling session leader.
+pub(crate) fn set_controlling(slave: BorrowedFd<'_>) -> Result<()> {
+    sys::tty::set_controlling(slave).context("set", "controlling terminal")
+}
+
+fn device(fd: &OwnedFd, subject: &str) -> Result<(u64, u64)> {
+    let stat = fstat(fd).call("fstat").context("check", subject)?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFCHR {
+        return Ok((0, 0));
+    }
+    Ok((major(stat.st_rdev), minor(stat.st_rdev)))
+}
+
+/// Connects to a console socket; [`send_master`] uses the connection.
+///
+/// # Errors
+/// `Invalid` for a path longer than a socket address, otherwise the failed call.
+pub(crate) fn connect_console(path: &Path) -> Result<UnixStream> {
+    if path.as_os_str().len() >= SOCKET_PATH {
+        return Err(Error::new(
+            ErrorKind::Invalid,
+            "connect to console socket",
+            quote(path),
+            format!("is longer than {} bytes", SOCKET_PATH - 1),
+        ));
+    }
+    UnixStream::connect(path).call("connect").context("connect to console socket", quote(path))
+}
+
+/// Sends a master end with its name as payload, in one message.
+pub(crate) fn send_master(
+    socket: BorrowedFd<'_>,
+    master: BorrowedFd<'_>,
+    name: &str,
+) -> Result<()> {
+    let payload = [IoSlice::new(name.as_bytes())];
+    let fds = [master.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&fds)];
+    loop {
+        let sent = sendmsg::<UnixAddr>(
+            socket.as_raw_fd(),
+            &payload,
+            &rights,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        );
+        match sent {
+            Err(Errno::EINTR) => {}
+            result => return result.map(drop).call("sendmsg").context("send", "terminal"),
+        }
+    }
+}
+
+/// Sends a terminal's master end over the console socket at `socket_path` and closes the
+/// connection. The payload is `name`; one descriptor comes with it.
+pub fn send_terminal(socket_path: &Path, master: BorrowedFd<'_>, name: &str) -> Result<()> {
+    let socket = connect_console(socket_path)?;
+    send_master(socket.as_fd(), master, name)
+}
+
+/// Gives the terminal behind a master end the window size of another terminal.
+pub fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    let (columns, rows) = sys::tty::size(from).context("read size of", "terminal")?;
+    sys::tty::set_size(to, columns, rows).context("resize", "pseudo-terminal")
+}
+
+/// The caller's terminal in raw mode; its modes are restored on drop.
+#[derive(Debug)]
+pub struct Terminal {
+    terminal: OwnedFd,
+    cooked: Termios,
+}
+
+impl Terminal {
+    /// Puts the terminal behind `fd` in raw mode. Output stays processed: the container's terminal
+    /// sends bare line feeds, see `Pty::peer`.
+    ///
+    /// # Errors
+    /// The failed call; `ENOTTY` when `fd` is no terminal.
+    pub fn raw(fd: BorrowedFd<'_>) -> Result<Self> {
+        let terminal = fd.try_clone_to_owned().call("fcntl").context("copy", "terminal")?;
+        let cooked =
+            termios::tcgetattr(&terminal).call("tcgetattr").context("read", "terminal modes")?;
+        let raw = Self { terminal, cooked };
+        raw.reapply()?;
+        Ok(raw)
+    }
+
+    /// Sets raw mode once more: a shell that stopped and continued the caller has put its own back.
+    pub fn reapply(&self) -> Result<()> {
+        let mut modes = self.cooked.clone();
+        termios::cfmakeraw(&mut modes);
+        modes.output_flags.insert(OutputFlags::OPOST);
+        termios::tcsetattr(&self.terminal, SetArg::TCSANOW, &modes)
+            .call("tcsetattr")
+            .context("set", "terminal modes")
+    }
+}
+
+impl AsFd for Terminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.terminal.as_fd()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // A terminal that hung up has no modes to restore; there is nobody to tell either.
+        let _ = termios::tcsetattr(&self.terminal, SetArg::TCSANOW, &self.cooked);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{IoSliceMut, Read, Write};
+    use std::os::fd::RawFd;
+
+    use nix::sys::socket::{ControlMessageOwned, recvmsg};
+    use nix::sys::termios::LocalFlags;
+
+    use super::*;
+
+    #[test]
+    fn line_feeds_pass_unchanged() {
+        let pty = Pty::open().unwrap();
+        let mut slave = File::from(pty.peer().unwrap());
+        let mut master = File::from(pty.into_master());
+        slave.write_all(b"a\nb\n").unwrap();
+        let mut seen = [0; 16];
+        let n = master.read(&mut seen).unwrap();
+        assert_eq!(&seen[..n], b"a\nb\n");
+    }
+
+    #[test]
+    fn the_name_is_a_number_of_devpts() {
+        let pty = Pty::open().unwrap();
+        let number = pty.name().unwrap().strip_prefix("/dev/pts/").unwrap().parse::<u32>();
+        assert!(number.is_ok());
+    }
+
+    #[test]
+    fn only_ptmx_of_a_devpts_is_a_ptmx() {
+        for path in ["/dev/null", "/proc/self/status"] {
+            let fd = OwnedFd::from(File::open(path).unwrap());
+            assert_eq!(Pty::open_in(fd).unwrap_err().kind(), ErrorKind::Invalid, "{path}");
+        }
+        let ptmx =
+            File::options().read(true).write(true).open("/dev/pts/ptmx").map(OwnedFd::from).unwrap();
+        assert!(Pty::open_in(ptmx).unwrap().peer().is_ok());
+    }
+
+    #[test]
+    fn raw_mode_ends_with_the_value() {
+        let pty = Pty::open().unwrap();
+        let slave = pty.peer().unwrap();
+        let echo = |fd: &OwnedFd| {
+            termios::tcgetattr(fd).unwrap().local_flags.contains(LocalFlags::ECHO)
+        };
+        assert!(echo(&slave));
+        let raw = Terminal::raw(slave.as_fd()).unwrap();
+        assert!(!echo(&slave));
+        assert!(termios::tcgetattr(&slave).unwrap().output_flags.contains(OutputFlags::OPOST));
+        drop(raw);
+        assert!(echo(&slave));
+        assert_eq!(
+            Terminal::raw(File::open("/dev/null").unwrap().as_fd()).unwrap_err().errno(),
+            Some(Errno::ENOTTY)
+        );
+    }
+
+    #[test]
+    fn sizes_are_copied() {
+        let (from, to) = (Pty::open().unwrap(), Pty::open().unwrap());
+        from.set_size(132, 43).unwrap();
+        copy_size(from.as_fd(), to.as_fd()).unwrap();
+        assert_eq!(sys::tty::size(to.as_fd()).unwrap(), (132, 43));
+    }
+
+    #[test]
+    fn the_console_socket_gets_one_descriptor_and_the_name() {
+        let (here, there) = UnixStream::pair().unwrap();
+        let pty = Pty::open().unwrap();
+        let name = pty.name().unwrap();
+        send_master(here.as_fd(), pty.as_fd(), &name).unwrap();
+        drop(here);
+        let mut payload = [0; 64];
+        let mut space = nix::cmsg_space!([RawFd; 4]);
+        let mut slices = [IoSliceMut::new(&mut payload)];
+        let message = recvmsg::<UnixAddr>(
+            there.as_raw_fd(),
+            &mut slices,
+            Some(&mut space),
+            MsgFlags::MSG_CMSG_CLOEXEC,
+        )
+        .unwrap();
+        let length = message.bytes;
+        let fds: Vec<RawFd> = message
+            .cmsgs()
+            .unwrap()
+            .filter_map(|c| match c {
+                ControlMessageOwned::ScmRights(fds) => Some(fds),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        assert_eq!(fds.len(), 1);
+        assert_eq!(&payload[..length], name.as_bytes());
+        nix::unistd::close(fds[0]).unwrap();
+    }
+
+    #[test]
+    fn a_long_socket_path_is_named() {
+        let path = format!("/tmp/{}", "x".repeat(120));
+        let error = connect_console(Path::new(&path)).unwrap_err();
+        assert!(error.to_string().contains("is longer than 107 bytes"), "{error}");
+    }
+}
