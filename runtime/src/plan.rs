@@ -1,11 +1,13 @@
 //! Configuration and host facts to a plan: everything that can be decided before the fork.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::caps;
-use crate::cgroup;
+use crate::cgroup::{self, Permission};
 use crate::container::{CreateOptions, Rootless};
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -13,6 +15,8 @@ use crate::idmap::{self, Maps, Writer};
 use crate::keyring::Keyring;
 use crate::lifecycle::Hooks;
 use crate::lsm;
+use crate::mount::cgroupfs::Cgroups;
+use crate::mount::rootfs::Change;
 use crate::mount;
 use crate::namespaces::{self, Order};
 use crate::process::program::{self, Inherit, Program};
@@ -35,6 +39,7 @@ pub(crate) struct Plan {
     pub uts: uts::Plan,
     pub keyring: Option<Keyring>,
     pub mounts: mount::Plan,
+    pub change: Change,
     pub sysctls: Vec<sysctl::Sysctl>,
     pub hooks: Hooks,
     pub program: Program,
@@ -67,13 +72,7 @@ pub(crate) fn plan(
     });
     let cgroup = cgroup::plan(&linux, id, &host.layout, tolerance(options, host), warnings)?;
     let in_user_namespace = namespaces.has(libc::CLONE_NEWUSER);
-    let mounts = mount::plan(spec, &options.bundle, &mount::Facts {
-        user_namespace: in_user_namespace,
-        no_pivot: options.no_pivot,
-        layout: &host.layout,
-        cgroup_dirs: cgroup.paths(),
-        cgroup_namespace: namespaces.has(libc::CLONE_NEWCGROUP),
-    })?;
+    let mounts = mounts(spec, options, host, &namespaces, &cgroup, warnings)?;
     let process = spec
         .process()
         .as_ref()
@@ -84,7 +83,8 @@ pub(crate) fn plan(
         .transpose()?;
     Ok(Plan {
         id: id.to_owned(),
-        rootfs: mounts.rootfs().to_owned(),
+        rootfs: OsStr::from_bytes(mounts.rootfs.to_bytes()).into(),
+        change: if options.no_pivot { Change::Move } else { Change::Pivot },
         cgroup,
         order,
         maps,
@@ -99,6 +99,25 @@ pub(crate) fn plan(
         program,
         namespaces,
     })
+}
+
+fn mounts(
+    spec: &Spec,
+    options: &CreateOptions,
+    host: &Host,
+    namespaces: &namespaces::Plan,
+    cgroup: &cgroup::Plan,
+    warnings: &mut Vec<String>,
+) -> Result<mount::Plan> {
+    let (v1, unified) = cgroup.directories();
+    let facts = mount::Facts {
+        userns: namespaces.has(libc::CLONE_NEWUSER),
+        mount_namespace: namespaces.has(libc::CLONE_NEWNS),
+        pid_namespace: namespaces.has(libc::CLONE_NEWPID),
+        cgroup_namespace: namespaces.has(libc::CLONE_NEWCGROUP),
+        cgroups: Cgroups { layout: &host.layout, v1: &v1, unified: unified.as_deref() },
+    };
+    mount::plan(spec, &options.bundle, &facts, warnings)
 }
 
 fn program(
@@ -170,11 +189,11 @@ pub(crate) fn join_keyring(
 }
 
 /// Whether missing cgroup permissions are tolerated.
-fn tolerance(options: &CreateOptions, host: &Host) -> bool {
+fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
     match options.rootless {
-        Rootless::Yes => true,
-        Rootless::No => false,
-        Rootless::Auto => !host.privileged(),
+        Rootless::Auto if host.privileged() => Permission::Required,
+        Rootless::No => Permission::Required,
+        Rootless::Yes | Rootless::Auto => Permission::Tolerated,
     }
 }
 

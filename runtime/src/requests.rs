@@ -1,14 +1,17 @@
 //! What the creator does for a container's process, whose user namespace gives it too little power.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Call, Context, Error, ErrorKind, Result};
 use crate::hooks::Kind;
-use crate::mount;
+use crate::idmap;
+use crate::mount::bind::{self, Wanted};
 use crate::plan::Plan;
 use crate::process::parent::Requests;
 use crate::process::program::{Program, write_oom_score};
@@ -16,6 +19,7 @@ use crate::procfs::Procfs;
 use crate::rlimits;
 use crate::seccomp::notify::{self, Notify};
 use crate::state::Record;
+use crate::sys::clone::SingleThreaded;
 
 /// Answers requests from a plan. `start` has none any more; its process asks for nothing that
 /// needs it.
@@ -75,13 +79,35 @@ fn unexpected(what: &str) -> Error {
 }
 
 impl Requests for Answers<'_> {
-    fn bind_source(&mut self, mount: usize, pid: i32) -> Result<OwnedFd> {
-        mount::bind_source_for(&self.plan()?.mounts, mount, pid)
+    fn open(&mut self, wanted: Wanted, pid: i32) -> Result<OwnedFd> {
+        // Through the child's root, so that the descriptor belongs to its mount namespace.
+        let path = format!("/proc/{pid}/root");
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = open(path.as_str(), flags, Mode::empty())
+            .call("open")
+            .context("open", format!("{path:?}"))?;
+        bind::open_for_child(&self.plan()?.mounts, wanted, root.as_fd())
     }
 
-    fn idmapped(&mut self, mount: usize, pid: i32) -> Result<OwnedFd> {
+    fn idmap(&mut self, mount: usize, tree: OwnedFd, pid: i32) -> Result<()> {
+        let plan = self.plan()?;
         let (_, proc) = self.program()?;
-        mount::idmapped_for(&self.plan()?.mounts, mount, pid, proc)
+        let field = format!("mounts[{mount}]");
+        let maps = plan.mounts.mounts.iter().find(|m| m.index == mount);
+        let userns = match maps.and_then(|m| m.idmap.as_ref()).and_then(|map| map.maps.as_ref()) {
+            Some((uids, gids)) => {
+                let maps = idmap::plan(uids, gids);
+                let proof = SingleThreaded::check().context("fork for", &field)?;
+                idmap::throwaway(&proof, proc.as_fd(), &maps, &field)?
+            }
+            None => {
+                let path = format!("/proc/{pid}/ns/user");
+                open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+                    .call("open")
+                    .context("open", format!("{path:?}"))?
+            }
+        };
+        bind::idmap(&plan.mounts, mount, tree.as_fd(), userns.as_fd())
     }
 
     fn oom_score_adj(&mut self, pid: i32) -> Result<()> {
@@ -101,7 +127,6 @@ impl Requests for Answers<'_> {
     }
 
     fn listener(&mut self, listener: OwnedFd, pid: i32) -> Result<()> {
-        use std::os::fd::AsFd;
         let profile = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
         let Some(notify) = profile.and_then(Notify::of) else {
             return Err(unexpected("a seccomp agent, but linux.seccomp.listenerPath is not set"));

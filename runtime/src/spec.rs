@@ -78,6 +78,18 @@ pub fn parse_config(json: &[u8], warnings: &mut Vec<String>) -> Result<Config> {
     Ok(Config { spec })
 }
 
+/// The JSON of a configuration that was accepted, for the state directory.
+pub(crate) fn to_stored(spec: &Spec) -> Vec<u8> {
+    serde_json::to_vec(spec).expect("every map of a configuration has string keys")
+}
+
+/// Reads back what [`to_stored`] wrote. It was checked then.
+pub(crate) fn stored(json: &[u8]) -> Result<Spec> {
+    serde_json::from_slice(json).map_err(|e| {
+        Error::new(ErrorKind::System, "read", "the stored configuration", e.to_string())
+    })
+}
+
 /// Parses a `process.json`.
 ///
 /// # Errors

@@ -1,3 +1,460 @@
-//! cgroup
+//! The container's cgroup: made with its limits while empty, joined, frozen, killed, deleted.
+//!
+//! `plan` decides without a system call which directories and which files get what. [`Plan::create`]
+//! makes the directories below a descriptor of each hierarchy's mount, and writes limits and device
+//! rules before any process is inside. A process is born in the cgroup2 directory
+//! ([`Cgroup::clone_target`]) and joins v1 hierarchies by descriptors opened by its creator
+//! ([`Cgroup::join`]). Later commands open what the state file recorded ([`Recorded`]).
+//!
+//! A container may have the run of its own cgroup: make sub-cgroups, move its processes among them,
+//! freeze them, and with the host's privileges leave some hierarchies. So processes are looked for
+//! in all hierarchies and at all depths, and no wait is without a deadline.
+//!
+//! See [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
+
+mod create;
+mod devices;
+mod freezer;
+mod kill;
+mod knob;
 pub(crate) mod layout;
+mod oom;
+mod plan;
+mod remove;
+mod resources;
 pub mod stats;
+#[cfg(test)]
+mod tests;
+mod v1;
+mod v2;
+
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::dir::{Dir, Type};
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use oci_spec::runtime::LinuxResources;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use plan::{Permission, Plan, plan};
+
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
+use resources::{Knob, Version};
+
+/// A container's directory in one hierarchy, as the state file has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RecordedGroup {
+    /// Controllers of a v1 hierarchy.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub controllers: Vec<String>,
+    /// `systemd` for `name=systemd`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether this is the cgroup2 hierarchy.
+    #[serde(default)]
+    pub unified: bool,
+    /// Where the hierarchy is mounted.
+    pub mount_point: PathBuf,
+    /// The directory's absolute path.
+    pub path: PathBuf,
+    /// Directories above it that did not exist, topmost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<PathBuf>,
+}
+
+/// A container's directories, as the state file has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Recorded(pub Vec<RecordedGroup>);
+
+/// The directory of one hierarchy.
+#[derive(Debug)]
+struct Group {
+    at: RecordedGroup,
+    /// Opened with `O_PATH`.
+    dir: OwnedFd,
+    /// `cgroup.procs` of a hierarchy that a process must join by itself, opened for writing.
+    procs: Option<OwnedFd>,
+    /// What this process made: ancestors, then the directory itself.
+    made: Vec<PathBuf>,
+}
+
+/// A container's cgroup in all hierarchies. Without any group it is that of a container that may
+/// not have one: everything succeeds and does nothing.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    groups: Vec<Group>,
+    /// Recorded directories that do not exist.
+    gone: Vec<PathBuf>,
+    /// Whether a child may be cloned into the cgroup2 directory.
+    clone_into: bool,
+}
+
+/// Opens `relative` beneath `base`, as a place and not for reading.
+fn open_dir(base: impl AsFd, relative: &Path) -> Result<OwnedFd, Failure> {
+    let relative = if relative.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        relative
+    };
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    openat2(base, relative, how).call("openat2")
+}
+
+fn open_path(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+    open(path, flags, Mode::empty()).call("open")
+}
+
+/// The names of the directories in `dir`.
+fn children(dir: impl AsFd) -> Result<Vec<CString>, Failure> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut names = Vec::new();
+    for entry in Dir::openat(dir, ".", flags, Mode::empty())
+        .call("openat")?
+        .iter()
+    {
+        let entry = entry.call("getdents64")?;
+        let name = entry.file_name();
+        if entry.file_type() == Some(Type::Directory) && name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Whether a failure means that the cgroup went away meanwhile.
+fn vanished(errno: Errno) -> bool {
+    matches!(errno, Errno::ENOENT | Errno::ENODEV)
+}
+
+impl RecordedGroup {
+    fn version(&self) -> Version {
+        if self.unified {
+            Version::V2
+        } else {
+            Version::V1
+        }
+    }
+
+    /// The second field of this hierarchy's line in /proc/PID/cgroup.
+    fn names(&self) -> String {
+        let name = self.name.iter().map(|n| format!("name={n}"));
+        self.controllers
+            .iter()
+            .cloned()
+            .chain(name)
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
+    /// A state file is written by us and readable by others, and a path in it is deleted as root.
+    fn check(&self) -> Result<()> {
+        let plain = |p: &Path| p.components().all(|c| !matches!(c, Component::ParentDir));
+        let inside =
+            |p: &Path| p != self.mount_point && p.starts_with(&self.mount_point) && plain(p);
+        if self.mount_point.is_absolute()
+            && inside(&self.path)
+            && self
+                .ancestors
+                .iter()
+                .all(|a| inside(a) && self.path.starts_with(a))
+        {
+            return Ok(());
+        }
+        let reason = "is not below its hierarchy's mount point";
+        Err(Error::new(
+            ErrorKind::Invalid,
+            "open cgroup",
+            quote(&self.path),
+            reason,
+        ))
+    }
+}
+
+impl Cgroup {
+    /// Opens what [`Cgroup::recorded`] gave. Directories that do not exist are left out.
+    pub fn open(recorded: &Recorded) -> Result<Cgroup> {
+        let mut cgroup = Cgroup {
+            groups: Vec::new(),
+            gone: Vec::new(),
+            clone_into: true,
+        };
+        for at in &recorded.0 {
+            at.check()?;
+            match open_path(&at.path) {
+                Ok(dir) => {
+                    let at = at.clone();
+                    cgroup.groups.push(Group {
+                        at,
+                        dir,
+                        procs: None,
+                        made: Vec::new(),
+                    });
+                }
+                Err(f) if vanished(f.errno) => cgroup.gone.push(at.path.clone()),
+                Err(failure) => return Err(failure).context("open cgroup", quote(&at.path)),
+            }
+        }
+        Ok(cgroup)
+    }
+
+    /// What the state file needs to open this cgroup again.
+    pub fn recorded(&self) -> Recorded {
+        Recorded(self.groups.iter().map(|g| g.at.clone()).collect())
+    }
+
+    /// Whether the container has no cgroup.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty() && self.gone.is_empty()
+    }
+
+    /// Opens what [`Cgroup::join`] writes to: in the creator, for a process cloned afterwards.
+    ///
+    /// # Errors
+    /// `WrongState` when a directory is gone: a process must not run outside of its limits.
+    pub fn prepare_join(&mut self) -> Result<()> {
+        if let Some(gone) = self.gone.first() {
+            let reason = "the container's cgroup does not exist";
+            return Err(Error::new(
+                ErrorKind::WrongState,
+                "join cgroup",
+                quote(gone),
+                reason,
+            ));
+        }
+        let clone_into = self.clone_into;
+        for group in self.groups.iter_mut().filter(|g| g.procs.is_none()) {
+            if !(group.at.unified && clone_into) {
+                let procs = knob::open(&group.dir, "cgroup.procs", OFlag::O_WRONLY);
+                group.procs = Some(procs.context("open cgroup.procs of", quote(&group.at.path))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// The cgroup2 directory to clone the container's process into, if there is one.
+    pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
+        let unified = self.groups.iter().find(|g| g.at.unified)?;
+        self.clone_into.then(|| unified.dir.as_fd())
+    }
+
+    /// Moves the calling process into every hierarchy that it was not cloned into.
+    ///
+    /// The descriptors carry the credentials of who opened them, so this works after a clone into
+    /// a new user namespace. CPU affinity stays that of the creator: see [`reset_affinity`].
+    pub fn join(&self) -> Result<()> {
+        for group in &self.groups {
+            if let Some(procs) = &group.procs {
+                knob::put_open(procs, "0").context("join cgroup", quote(&group.at.path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the process `pid` into every hierarchy.
+    pub fn attach(&self, pid: i32) -> Result<()> {
+        for group in &self.groups {
+            knob::put(&group.dir, "cgroup.procs", &pid.to_string())
+                .context("join cgroup", quote(&group.at.path))?;
+        }
+        Ok(())
+    }
+
+    /// Checks that the process is where it should be: a cgroup removed and made again under the same
+    /// name, or moved by systemd, would leave it without limits.
+    pub fn verify(&self, pid: i32) -> Result<()> {
+        let file = format!("/proc/{pid}/cgroup");
+        let text = std::fs::read(&file)
+            .call("read")
+            .context("read", quote(&file))?;
+        for group in &self.groups {
+            let relative = group
+                .at
+                .path
+                .strip_prefix(&group.at.mount_point)
+                .unwrap_or(&group.at.path);
+            let names = group.at.names();
+            let line = layout::lines(&text).find(|(n, _)| *n == names);
+            let found = line.map(|(_, path)| path).unwrap_or_default();
+            // With a sub-tree mounted the kernel's path is longer than what is visible here.
+            if !found.ends_with(relative) {
+                let reason = format!("process {pid} is in {} instead", quote(&found));
+                let path = quote(&group.at.path);
+                return Err(Error::new(
+                    ErrorKind::WrongState,
+                    "join cgroup",
+                    path,
+                    reason,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// The sub-cgroups that a further process joins: `(controllers, path)`, empty controllers for all
+    /// hierarchies. Hierarchies that are not named stay with the container's own directory.
+    ///
+    /// # Errors
+    /// A path that leaves the container's cgroup or does not exist; an unknown controller.
+    pub fn sub(&self, wanted: &[(Vec<String>, PathBuf)]) -> Result<Cgroup> {
+        let mut chosen: Vec<&Path> = vec![Path::new(""); self.groups.len()];
+        for (controllers, path) in wanted {
+            let path = path.strip_prefix("/").unwrap_or(path);
+            if path.components().any(|c| matches!(c, Component::ParentDir)) {
+                return Err(Error::invalid(
+                    "cgroup",
+                    format!("{} leaves the container", quote(path)),
+                ));
+            }
+            if controllers.is_empty() {
+                chosen.fill(path);
+            }
+            for wanted in controllers {
+                let has = |g: &Group| {
+                    g.at.controllers.contains(wanted)
+                        || g.at
+                            .name
+                            .as_ref()
+                            .is_some_and(|n| format!("name={n}") == *wanted)
+                        || g.at.unified && wanted.is_empty()
+                };
+                match self.groups.iter().position(has) {
+                    Some(index) => chosen[index] = path,
+                    None => {
+                        let reason = format!("the container has no {wanted} cgroup");
+                        return Err(Error::invalid("cgroup", reason));
+                    }
+                }
+            }
+        }
+        let mut cgroup = Cgroup {
+            groups: Vec::new(),
+            gone: self.gone.clone(),
+            clone_into: self.clone_into,
+        };
+        for (group, below) in self.groups.iter().zip(chosen) {
+            let mut at = group.at.clone();
+            at.path.extend(
+                below
+                    .components()
+                    .filter(|c| matches!(c, Component::Normal(_))),
+            );
+            at.ancestors.clear();
+            let dir = open_dir(&group.dir, below).context("open cgroup", quote(&at.path))?;
+            cgroup.groups.push(Group {
+                at,
+                dir,
+                procs: None,
+                made: Vec::new(),
+            });
+        }
+        Ok(cgroup)
+    }
+
+    /// Every process in the cgroup and its sub-cgroups, in any hierarchy, ascending.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let mut pids = BTreeSet::new();
+        for group in &self.groups {
+            members(&group.dir, &mut pids).context("list processes of", quote(&group.at.path))?;
+        }
+        Ok(pids.into_iter().collect())
+    }
+
+    /// Changes limits; what is not set keeps its value. Devices are not touched and nothing is
+    /// frozen, so the container goes on and no failure leaves it stopped.
+    pub fn update(&self, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
+        let v1 = self.groups.iter().flat_map(|g| g.at.controllers.iter());
+        let unified = self.groups.iter().any(|g| g.at.unified);
+        let version = |controller: &str| plan::version_in(v1.clone(), unified, controller);
+        let list = resources::knobs(resources, &version, warnings)?;
+        knob::apply(&list, &|knob| self.dir_of(knob), warnings)
+    }
+
+    fn dir_of(&self, knob: &Knob) -> Result<BorrowedFd<'_>> {
+        let has = |g: &&Group| {
+            g.at.version() == knob.version
+                && (g.at.unified || g.at.controllers.contains(&knob.controller))
+        };
+        self.groups
+            .iter()
+            .find(has)
+            .map(|g| g.dir.as_fd())
+            .ok_or_else(|| {
+                let reason = format!("the container has no {} cgroup", knob.controller);
+                Error::unsupported("set", &knob.field, reason)
+            })
+    }
+
+    /// The group of a v1 controller.
+    fn v1(&self, controller: &str) -> Option<&Group> {
+        self.groups
+            .iter()
+            .find(|g| g.at.controllers.iter().any(|c| c == controller))
+    }
+
+    /// The cgroup2 group.
+    fn unified(&self) -> Option<&Group> {
+        self.groups.iter().find(|g| g.at.unified)
+    }
+}
+
+/// Adds the processes of `dir` and of everything below it.
+fn members(dir: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Failure> {
+    match knob::read(dir, "cgroup.procs") {
+        // 0 stands for a process that this pid namespace does not see.
+        Ok(text) => pids.extend(
+            text.lines()
+                .filter_map(|l| l.parse::<i32>().ok())
+                .filter(|p| *p != 0),
+        ),
+        // A threaded cgroup's processes are listed by the domain above it.
+        Err(f) if f.errno == Errno::EOPNOTSUPP => {}
+        Err(f) if vanished(f.errno) => return Ok(()),
+        Err(f) => return Err(f),
+    }
+    for name in children(dir)? {
+        match open_dir(dir, Path::new(OsStr::from_bytes(name.to_bytes()))) {
+            Ok(child) => members(&child, pids)?,
+            Err(f) if vanished(f.errno) => {}
+            Err(f) => return Err(f),
+        }
+    }
+    Ok(())
+}
+
+/// Allows the calling process every CPU of its cpuset.
+///
+/// A process that joins a cpuset keeps the affinity that its creator was started with
+/// (`sched_setaffinity(2)`): the container would be confined to the runtime's CPUs.
+pub(crate) fn reset_affinity() -> Result<()> {
+    let mut all = CpuSet::new();
+    for cpu in 0..CpuSet::count() {
+        all.set(cpu)
+            .call("CPU_SET")
+            .context("reset", "CPU affinity")?;
+    }
+    // The kernel cuts the set down to the CPUs of the cpuset.
+    sched_setaffinity(Pid::from_raw(0), &all)
+        .call("sched_setaffinity")
+        .context("reset", "CPU affinity")
+}
+
+/// Removes a directory by its path; one that is gone is fine.
+fn rmdir(path: &Path) -> Result<(), Failure> {
+    use nix::unistd::{UnlinkatFlags, unlinkat};
+    match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
+        Err(errno) if vanished(errno) => Ok(()),
+        result => result.call("rmdir"),
+    }
+}

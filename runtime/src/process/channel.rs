@@ -23,10 +23,13 @@ const FRAME: usize = 64 * 1024;
 /// What the child says to its creator.
 #[derive(Debug)]
 pub(crate) enum FromChild {
+    /// Wants the root file system opened by the creator; answered by [`FromCreator::Descriptor`].
+    Rootfs,
     /// Wants `mounts[n]`'s source opened by the creator; answered by [`FromCreator::Descriptor`].
     BindSource(u32),
-    /// Wants `mounts[n]` as an idmapped, detached tree; answered by [`FromCreator::Descriptor`].
-    Idmapped(u32),
+    /// Wants the ids of the detached tree that comes with this mapped as `mounts[n]` says; answered
+    /// by [`FromCreator::Done`].
+    Idmap(u32),
     /// May not set its own `oom_score_adj`; answered by [`FromCreator::Done`].
     OomScoreAdj,
     /// May not raise its own hard limits; answered by [`FromCreator::Done`].
@@ -231,7 +234,8 @@ impl Frame for FromChild {
     fn write(&self, to: &mut Writer<'_>) {
         match self {
             Self::BindSource(mount) => (to.tag(1), to.number(*mount as i32)).1,
-            Self::Idmapped(mount) => (to.tag(2), to.number(*mount as i32)).1,
+            Self::Rootfs => to.tag(12),
+            Self::Idmap(mount) => (to.tag(2), to.number(*mount as i32)).1,
             Self::OomScoreAdj => to.tag(3),
             Self::Rlimits => to.tag(4),
             Self::HooksDue => to.tag(5),
@@ -247,7 +251,8 @@ impl Frame for FromChild {
     fn read(from: &mut Reader<'_>) -> Option<Self> {
         Some(match from.tag()? {
             1 => Self::BindSource(from.number()?.try_into().ok()?),
-            2 => Self::Idmapped(from.number()?.try_into().ok()?),
+            12 => Self::Rootfs,
+            2 => Self::Idmap(from.number()?.try_into().ok()?),
             3 => Self::OomScoreAdj,
             4 => Self::Rlimits,
             5 => Self::HooksDue,

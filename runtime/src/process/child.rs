@@ -6,9 +6,8 @@
 //! creator; see the picture in [`super`].
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use nix::sys::stat::{Mode, umask};
 
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
@@ -82,15 +81,15 @@ fn build(
     plan.uts.apply()?;
     plan.bring_loopback_up()?;
     plan.join_keyring(proc)?;
-    let mut root = mount::Root::open(&plan.mounts)?;
+    let mut root = mount::rootfs::open(&plan.mounts, &mut creator)?;
     root.mount_all(&plan.mounts, &mut creator)?;
     root.devices(&plan.mounts)?;
     sysctl::apply(proc, &plan.sysctls)?;
     hooks_due(plan, channel)?;
-    let mut inside = root.enter(&plan.mounts)?;
+    let inside = root.pivot(&plan.mounts, plan.change)?;
     let mut program = plan.program.clone();
     program.make_cwd()?;
-    take_terminal(&program, &mut inside, channel)?;
+    take_terminal(&program, &inside, channel)?;
     inside.finish(&plan.mounts)?;
     program.add_home();
     program.confine(proc, &mut creator)?;
@@ -103,7 +102,6 @@ fn build(
 fn begin(plan: &Plan, channel: &Channel) -> Result<()> {
     sys::process::reset_signals().context("reset", "signals")?;
     nix::unistd::setsid().call("setsid").context("make", "a session")?;
-    umask(Mode::empty());
     sys::process::overwrite_arguments(TITLE);
     if plan.maps.is_some() {
         wait_for_go(channel)?;
@@ -141,7 +139,7 @@ fn hooks_due(plan: &Plan, channel: &Channel) -> Result<()> {
 /// Makes the terminal from the container's own devpts and takes it as standard streams.
 fn take_terminal(
     program: &program::Program,
-    inside: &mut mount::Inside,
+    inside: &mount::rootfs::Inside,
     channel: &Channel,
 ) -> Result<()> {
     let Some(size) = program.terminal else { return Ok(()) };
@@ -186,7 +184,7 @@ fn start(
 
 /// Installs the filter and executes. Nothing but `execve` runs under the filter, unless that fails.
 pub(crate) fn execute(program: &program::Program, path: &CString, starter: &Channel) -> Error {
-    if program.seccomp.as_ref().is_some_and(|filter| filter.notify.is_some()) {
+    if program.seccomp.as_ref().is_some_and(|filter| filter.notify().is_some()) {
         if let Err(error) = announce_listener(starter) {
             return error;
         }
@@ -254,12 +252,19 @@ impl Asker<'_> {
 }
 
 impl mount::Creator for Asker<'_> {
+    fn rootfs(&mut self) -> Result<OwnedFd> {
+        self.descriptor(&FromChild::Rootfs)
+    }
+
     fn bind_source(&mut self, mount: usize) -> Result<OwnedFd> {
         self.descriptor(&FromChild::BindSource(mount as u32))
     }
 
-    fn idmapped(&mut self, mount: usize) -> Result<OwnedFd> {
-        self.descriptor(&FromChild::Idmapped(mount as u32))
+    fn idmap(&mut self, mount: usize, tree: BorrowedFd<'_>) -> Result<()> {
+        self.channel
+            .send(&FromChild::Idmap(mount as u32), Some(tree))
+            .context("ask", "the creator")?;
+        done(self.channel)
     }
 }
 

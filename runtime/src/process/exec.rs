@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::Mode;
 
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, ErrorKind, Result};
@@ -148,7 +148,6 @@ fn prepare(
     if let Some(root) = root {
         enter_root(root)?;
     }
-    umask(Mode::empty());
     plan::join_keyring(plan.keyring.as_ref(), &plan.program.labels, proc)?;
     let mut program = plan.program.clone();
     take_terminal(&program, channel)?;

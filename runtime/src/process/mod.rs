@@ -9,8 +9,8 @@
 //!     write maps   │                                     │
 //!                  │ ── Go ────────────────────────────▶ │ (only with a new user namespace)
 //!                  │                                     │ cgroup, host name, sysctl, mounts
-//!     answer       │ ◀── BindSource, Idmapped ────────── │ (only what the child may not do itself)
-//!                  │ ── Descriptor ────────────────────▶ │
+//!     answer       │ ◀── Rootfs, BindSource, Idmap ───── │ (only what the child may not do itself)
+//!                  │ ── Descriptor, Done ──────────────▶ │
 //!     run hooks    │ ◀───────────────────── HooksDue ─── │ (only with hooks)
 //!                  │ ── Done ──────────────────────────▶ │
 //!                  │                                     │ pivot_root, masks, limits, credentials

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use crate::error::{Context, Error, ErrorKind, Failure, Result};
 use crate::idmap::{Maps, Writer};
+use crate::mount::bind::Wanted;
 use crate::process::channel::{Channel, FromChild, FromCreator};
 use crate::procfs::Procfs;
 use crate::sys;
@@ -82,10 +83,10 @@ impl Born {
 
 /// What the creator does when the child asks.
 pub(crate) trait Requests {
-    /// Opens the source of `mounts[n]` for the process `pid`.
-    fn bind_source(&mut self, mount: usize, pid: i32) -> Result<OwnedFd>;
-    /// Makes the idmapped tree of `mounts[n]` for the process `pid`.
-    fn idmapped(&mut self, mount: usize, pid: i32) -> Result<OwnedFd>;
+    /// Opens a path of the plan for the process `pid`.
+    fn open(&mut self, wanted: Wanted, pid: i32) -> Result<OwnedFd>;
+    /// Maps the ids of the tree that becomes `mounts[n]`.
+    fn idmap(&mut self, mount: usize, tree: OwnedFd, pid: i32) -> Result<()>;
     /// Sets the process's oom_score_adj.
     fn oom_score_adj(&mut self, pid: i32) -> Result<()>;
     /// Sets the process's limits.
@@ -121,11 +122,14 @@ impl Building {
                 (FromChild::Warning(text), _) => requests.warn(text),
                 (FromChild::Terminal, Some(master)) => self.terminal = Some(master),
                 (FromChild::Reborn(pid), Some(pidfd)) => self.reborn(pid, pidfd),
-                (FromChild::BindSource(n), _) => {
-                    self.answer(requests.bind_source(n as usize, pid).map(Some))?;
+                (FromChild::Rootfs, _) => {
+                    self.answer(requests.open(Wanted::Rootfs, pid).map(Some))?;
                 }
-                (FromChild::Idmapped(n), _) => {
-                    self.answer(requests.idmapped(n as usize, pid).map(Some))?;
+                (FromChild::BindSource(n), _) => {
+                    self.answer(requests.open(Wanted::Source(n as usize), pid).map(Some))?;
+                }
+                (FromChild::Idmap(n), Some(tree)) => {
+                    self.answer(requests.idmap(n as usize, tree, pid).map(|()| None))?;
                 }
                 (FromChild::OomScoreAdj, _) => {
                     self.answer(requests.oom_score_adj(pid).map(|()| None))?;

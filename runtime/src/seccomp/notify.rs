@@ -15,6 +15,7 @@ use nix::sys::socket::{
     send as send_on, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
 use crate::error::{Call, Context, Failure, Result, quote};
@@ -30,6 +31,14 @@ pub(crate) struct Notify {
     pub(crate) path: PathBuf,
     /// `listenerMetadata`, which only the agent understands.
     pub(crate) metadata: Option<String>,
+}
+
+impl Notify {
+    /// The agent of a profile, when it names one.
+    pub(crate) fn of(profile: &LinuxSeccomp) -> Option<Self> {
+        let path = profile.listener_path().clone()?;
+        Some(Self { path, metadata: profile.listener_metadata().clone() })
+    }
 }
 
 /// Sends the listener of the process `pid` to the agent. `state` is the container's state as the `state`

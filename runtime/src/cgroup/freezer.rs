@@ -1,0 +1,154 @@
+//! Freezing and thawing all processes of a cgroup.
+//!
+//! v2 freezes in the background and reports by `cgroup.events`
+//! (<https://docs.kernel.org/admin-guide/cgroup-v2.html>). v1 may stay in `FREEZING` while processes
+//! fork; writing `FROZEN` again makes it look again
+//! (<https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html>). Whatever goes wrong, a
+//! container is not left frozen: one that hangs for good is worse than one that was not paused.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Cgroup, Group, knob};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
+
+/// A process in an uninterruptible wait holds a freeze up for as long as it waits.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The group that freezes, and how.
+enum Freezer<'a> {
+    V1(&'a Group),
+    V2(&'a Group),
+}
+
+impl Cgroup {
+    fn freezer(&self) -> Option<Freezer<'_>> {
+        let v1 = self.v1("freezer").map(Freezer::V1);
+        v1.or_else(|| self.unified().map(Freezer::V2))
+    }
+
+    fn some_freezer(&self) -> Result<Freezer<'_>> {
+        self.freezer().ok_or_else(|| {
+            Error::unsupported("freeze", "container", "it has no cgroup that can be frozen")
+        })
+    }
+
+    /// Freezes every process and waits for it. On failure everything is thawed again.
+    pub fn freeze(&self) -> Result<()> {
+        let freezer = self.some_freezer()?;
+        let result = match &freezer {
+            Freezer::V1(group) => freeze_v1(group),
+            Freezer::V2(group) => set_v2(group, "1"),
+        };
+        result.inspect_err(|_| {
+            // The error that is on its way out matters more.
+            let _ = freezer.thaw();
+        })
+    }
+
+    /// Thaws every process and waits for it.
+    pub fn thaw(&self) -> Result<()> {
+        self.some_freezer()?.thaw()
+    }
+
+    /// Whether the container is frozen, or on its way there. Without a freezer it never is.
+    pub fn is_frozen(&self) -> Result<bool> {
+        let (group, file) = match self.freezer() {
+            None => return Ok(false),
+            Some(Freezer::V1(group)) => (group, "freezer.state"),
+            Some(Freezer::V2(group)) => (group, "cgroup.freeze"),
+        };
+        match knob::read(&group.dir, file) {
+            Ok(text) => Ok(matches!(text.trim(), "FROZEN" | "FREEZING" | "1")),
+            Err(f) if super::vanished(f.errno) => Ok(false),
+            Err(f) => Err(f).context("read freezer of", quote(&group.at.path)),
+        }
+    }
+}
+
+impl Freezer<'_> {
+    fn thaw(&self) -> Result<()> {
+        match self {
+            Freezer::V1(group) => knob::put(&group.dir, "freezer.state", "THAWED")
+                .context("thaw", quote(&group.at.path)),
+            Freezer::V2(group) => set_v2(group, "0"),
+        }
+    }
+}
+
+fn freeze_v1(group: &Group) -> Result<()> {
+    let until = Instant::now() + DEADLINE;
+    let mut pause = Duration::from_micros(10);
+    for round in 1.. {
+        knob::put(&group.dir, "freezer.state", "FROZEN")
+            .context("freeze", quote(&group.at.path))?;
+        let state = knob::read(&group.dir, "freezer.state");
+        if state.context("freeze", quote(&group.at.path))?.trim() == "FROZEN" {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(late(group, "freeze"));
+        }
+        // A vfork parent waits, unfreezable, for a child that may be frozen already: only letting
+        // all go for a moment resolves that.
+        if round % 50 == 0 {
+            knob::put(&group.dir, "freezer.state", "THAWED")
+                .context("thaw", quote(&group.at.path))?;
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn late(group: &Group, what: &str) -> Error {
+    let reason = format!(
+        "not all processes did within {} seconds",
+        DEADLINE.as_secs()
+    );
+    Error::new(ErrorKind::System, what, quote(&group.at.path), reason)
+}
+
+/// Writes `cgroup.freeze` and waits until `cgroup.events` says the same.
+fn set_v2(group: &Group, value: &str) -> Result<()> {
+    let what = if value == "1" { "freeze" } else { "thaw" };
+    let reached = write_and_wait(group, value).context(what, quote(&group.at.path))?;
+    if reached {
+        Ok(())
+    } else {
+        Err(late(group, what))
+    }
+}
+
+fn write_and_wait(group: &Group, value: &str) -> Result<bool, Failure> {
+    let until = Instant::now() + DEADLINE;
+    let wanted = format!("frozen {value}");
+    let events = knob::open(&group.dir, "cgroup.events", OFlag::O_RDONLY)?;
+    knob::put(&group.dir, "cgroup.freeze", value)?;
+    let mut buffer = [0u8; 256];
+    loop {
+        // A read re-arms the descriptor, so a change after it ends the poll.
+        let count = nix::sys::uio::pread(&events, &mut buffer, 0).call("pread")?;
+        let text = String::from_utf8_lossy(&buffer[..count]);
+        // A cgroup without processes never reports itself frozen while an ancestor's state differs.
+        if text.lines().any(|l| l == wanted) {
+            return Ok(true);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(
+            &mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)],
+            timeout,
+        ) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).call("poll"),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What only cgroup v2 needs: controllers are passed down level by level.
+//!
+//! A directory has the controllers that every directory above it lists in `cgroup.subtree_control`
+//! (<https://docs.kernel.org/admin-guide/cgroup-v2.html#controlling-controllers>). A directory other
+//! than the root that holds processes cannot pass on domain controllers, and one that belongs to
+//! another user cannot be changed: the error names the directory that does not delegate.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+
+use super::resources::Knob;
+use super::{knob, open_dir};
+use crate::error::{Context, Error, Failure, Result, quote};
+
+/// Those that make a directory "domain invalid" below a threaded one.
+const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
+
+/// Passes every controller of the mount down to `relative`, so that later updates and figures have
+/// them, and checks that those of `knobs` arrived.
+pub(super) fn enable(
+    mount: &OwnedFd,
+    mount_point: &Path,
+    relative: &Path,
+    leaf: &OwnedFd,
+    knobs: &[&Knob],
+) -> Result<()> {
+    let at = || quote(mount_point.join(relative));
+    let all = words(mount, "cgroup.controllers").context("read controllers of", at())?;
+    let mut present = words(leaf, "cgroup.controllers").context("read controllers of", at())?;
+    let mut refusal = None;
+    if present != all {
+        refusal = pass_down(mount, relative, &all).context("open", at())?;
+        become_threaded(leaf, knobs).context("make threaded", at())?;
+        present = words(leaf, "cgroup.controllers").context("read controllers of", at())?;
+    }
+    let core = |k: &Knob| k.controller == "cgroup" || !all.contains(&k.controller) && is_core(k);
+    match knobs
+        .iter()
+        .find(|k| !present.contains(&k.controller) && !core(k))
+    {
+        None => Ok(()),
+        Some(k) if !all.contains(&k.controller) => Err(Error::unsupported(
+            "set",
+            &k.field,
+            format!("{} has no {} controller", quote(mount_point), k.controller),
+        )),
+        Some(k) => {
+            let why = refusal
+                .filter(|(name, _)| *name == k.controller)
+                .map(|(_, text)| text);
+            Err(Error::unsupported(
+                "set",
+                &k.field,
+                format!(
+                    "the {} controller is not delegated to {}{}",
+                    k.controller,
+                    at(),
+                    why.unwrap_or_default()
+                ),
+            ))
+        }
+    }
+}
+
+/// Pressure files need no controller.
+fn is_core(knob: &Knob) -> bool {
+    knob.choices
+        .iter()
+        .all(|(file, _)| file.ends_with(".pressure"))
+}
+
+/// Writes `cgroup.subtree_control` of every directory above the last. Returns the first controller
+/// that a directory would not pass on, and why; whether that matters is known at the end.
+fn pass_down(
+    mount: &OwnedFd,
+    relative: &Path,
+    wanted: &BTreeSet<String>,
+) -> Result<Option<(String, String)>, Failure> {
+    let mut refusal: Option<(String, String)> = None;
+    let above: Vec<&Path> = relative.ancestors().skip(1).collect();
+    for path in above.into_iter().rev() {
+        let dir = open_dir(mount, path)?;
+        let has = words(&dir, "cgroup.subtree_control")?;
+        let add: Vec<String> = wanted.difference(&has).map(|c| format!("+{c}")).collect();
+        if add.is_empty() || knob::put(&dir, "cgroup.subtree_control", &add.join(" ")).is_ok() {
+            continue;
+        }
+        // One refused controller refuses the whole line.
+        for controller in add {
+            if let Err(failure) = knob::put(&dir, "cgroup.subtree_control", &controller)
+                && failure.errno != Errno::ENOENT
+            {
+                let why = match failure.errno {
+                    Errno::EBUSY => " (it holds processes)",
+                    _ => "",
+                };
+                let text = format!(
+                    ": write cgroup.subtree_control of {}{why}: {failure}",
+                    quote(path)
+                );
+                refusal.get_or_insert((controller[1..].to_string(), text));
+            }
+        }
+    }
+    Ok(refusal)
+}
+
+/// A new directory below a threaded one can only be used as a threaded one.
+fn become_threaded(leaf: &OwnedFd, knobs: &[&Knob]) -> Result<(), Failure> {
+    let invalid = knob::read(leaf, "cgroup.type")?.trim() == "domain invalid";
+    if invalid
+        && knobs
+            .iter()
+            .all(|k| THREADED.contains(&k.controller.as_str()))
+    {
+        knob::put(leaf, "cgroup.type", "threaded")?;
+    }
+    Ok(())
+}
+
+fn words(dir: impl AsFd, file: &str) -> Result<BTreeSet<String>, Failure> {
+    Ok(knob::read(dir, file)?
+        .split_whitespace()
+        .map(str::to_string)
+        .collect())
+}
