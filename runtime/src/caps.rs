@@ -84,7 +84,10 @@ pub(crate) fn names() -> &'static [&'static str] {
 
 /// The names in a mask, for messages.
 pub(crate) fn describe(mask: u64) -> String {
-    let named = NAMES.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0);
+    let named = NAMES
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| mask & (1 << bit) != 0);
     named.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
 }
 
@@ -100,7 +103,9 @@ pub(crate) struct Capabilities {
 
 /// The sets of a configuration; a missing object or set is empty.
 pub(crate) fn plan(capabilities: Option<&LinuxCapabilities>) -> Capabilities {
-    let Some(sets) = capabilities else { return Capabilities::default() };
+    let Some(sets) = capabilities else {
+        return Capabilities::default();
+    };
     Capabilities {
         bounding: mask(sets.bounding()),
         effective: mask(sets.effective()),
@@ -111,7 +116,10 @@ pub(crate) fn plan(capabilities: Option<&LinuxCapabilities>) -> Capabilities {
 }
 
 fn mask(names: &Option<Names>) -> u64 {
-    names.iter().flatten().fold(0, |mask, name| mask | 1 << bit(*name))
+    names
+        .iter()
+        .flatten()
+        .fold(0, |mask, name| mask | 1 << bit(*name))
 }
 
 impl Capabilities {
@@ -123,7 +131,9 @@ impl Capabilities {
             let lost = asked & !limit;
             if lost != 0 {
                 let names = describe(lost);
-                warnings.push(format!("process.capabilities.{set}: {names} dropped: {why}"));
+                warnings.push(format!(
+                    "process.capabilities.{set}: {names} dropped: {why}"
+                ));
             }
             asked & limit
         };
@@ -137,7 +147,13 @@ impl Capabilities {
             permitted & inheritable,
             "not both permitted and inheritable",
         );
-        Self { bounding: self.bounding, effective, inheritable, permitted, ambient }
+        Self {
+            bounding: self.bounding,
+            effective,
+            inheritable,
+            permitted,
+            ambient,
+        }
     }
 
     /// Drops everything else from the bounding set. Capabilities that only the kernel knows are
@@ -151,14 +167,15 @@ impl Capabilities {
                 Ok(()) => {}
                 // Beyond the last one that this kernel has.
                 Err(failure) if failure.errno == Errno::EINVAL => break,
-                // A creator without CAP_SETPCAP is refused even what is already dropped.
+                // Without CAP_SETPCAP the kernel refuses even what is dropped already, or unknown.
                 Err(failure) if failure.errno == Errno::EPERM => {
-                    let held = sys::prctl::bounding_read(capability);
-                    if held.context("read", "the bounding set")? {
-                        return Err(failure).context(
-                            "drop from the bounding set",
-                            NAMES.get(capability as usize).unwrap_or(&"a capability"),
-                        );
+                    match sys::prctl::bounding_read(capability) {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            let name = NAMES.get(capability as usize).unwrap_or(&"a capability");
+                            return Err(failure).context("drop from the bounding set", name);
+                        }
+                        Err(_) => break,
                     }
                 }
                 other => other.context("drop from the bounding set", capability)?,
@@ -178,9 +195,15 @@ impl Capabilities {
     /// Makes the ambient set exactly what was asked for.
     pub(crate) fn raise_ambient(&self) -> Result<()> {
         sys::prctl::ambient_clear().context("clear", "process.capabilities.ambient")?;
-        for (bit, name) in NAMES.iter().enumerate().filter(|(b, _)| self.ambient & (1 << b) != 0) {
-            sys::prctl::ambient_raise(bit as u32)
-                .context("raise", format_args!("{name} (process.capabilities.ambient)"))?;
+        for (bit, name) in NAMES
+            .iter()
+            .enumerate()
+            .filter(|(b, _)| self.ambient & (1 << b) != 0)
+        {
+            sys::prctl::ambient_raise(bit as u32).context(
+                "raise",
+                format_args!("{name} (process.capabilities.ambient)"),
+            )?;
         }
         Ok(())
     }
@@ -189,7 +212,9 @@ impl Capabilities {
 /// Keeps the permitted set over the change of user that follows. The kernel clears the flag in
 /// `execve`.
 pub(crate) fn keep() -> Result<()> {
-    nix::sys::prctl::set_keepcaps(true).call("prctl").context("keep", "capabilities")
+    nix::sys::prctl::set_keepcaps(true)
+        .call("prctl")
+        .context("keep", "capabilities")
 }
 
 /// The permitted set of this process: what it can grant.
@@ -241,5 +266,125 @@ const fn bit(capability: Capability) -> u32 {
         Capability::Perfmon => 38,
         Capability::Bpf => 39,
         Capability::CheckpointRestore => 40,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::prctl::{bounding_read, capget};
+    use crate::testing::in_child;
+
+    fn parsed(json: &str) -> Capabilities {
+        plan(Some(&serde_json::from_str(json).unwrap()))
+    }
+
+    /// A line of `/proc/self/status` such as `CapAmb`.
+    fn status(name: &str) -> u64 {
+        let text = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap();
+        u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap()
+    }
+
+    #[test]
+    fn every_name_has_its_number() {
+        for (bit, name) in NAMES.iter().enumerate() {
+            let list = format!(r#"{{"bounding":["{name}"]}}"#);
+            assert_eq!(parsed(&list).bounding, 1 << bit, "{name}");
+            assert_eq!(bit_of(name), Some(bit));
+            let known = name.parse::<caps::Capability>().unwrap();
+            assert_eq!(known.index() as usize, bit, "{name}");
+        }
+        assert_eq!(bit_of("KILL"), None);
+        assert_eq!(describe(SYS_ADMIN | 1), "CAP_CHOWN, CAP_SYS_ADMIN");
+    }
+
+    #[test]
+    fn what_is_missing_is_empty() {
+        assert_eq!(plan(None), Capabilities::default());
+        let sets = parsed(r#"{"bounding":["CAP_KILL"],"permitted":null}"#);
+        assert_eq!(
+            sets,
+            Capabilities {
+                bounding: 1 << 5,
+                ..Default::default()
+            }
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_dropped_with_a_warning() {
+        let sets = Capabilities {
+            bounding: ALL,
+            effective: 0b11,
+            permitted: 0b11,
+            inheritable: 0b01,
+            ambient: 0b11,
+        };
+        let mut warnings = Vec::new();
+        assert_eq!(sets.restrict(ALL, &mut warnings).ambient, 0b01);
+        assert_eq!(
+            warnings,
+            ["process.capabilities.ambient: CAP_DAC_OVERRIDE dropped: \
+              not both permitted and inheritable"]
+        );
+        warnings.clear();
+        let less = sets.restrict(0b10, &mut warnings);
+        assert_eq!(
+            (less.effective, less.permitted, less.inheritable),
+            (0b10, 0b10, 0)
+        );
+        assert_eq!(less.bounding, ALL);
+        assert_eq!(warnings.len(), 4, "{warnings:?}");
+    }
+
+    #[test]
+    fn a_process_gets_exactly_the_sets_asked_for() {
+        in_child(|| {
+            let sets = Capabilities {
+                bounding: 1 << 5 | 1 << 10,
+                effective: 1 << 5,
+                permitted: 1 << 5 | 1 << 10,
+                inheritable: 1 << 10,
+                ambient: 1 << 10,
+            };
+            sets.drop_bounding().unwrap();
+            keep().unwrap();
+            nix::unistd::setresgid(65534.into(), 65534.into(), 65534.into()).unwrap();
+            nix::unistd::setresuid(65534.into(), 65534.into(), 65534.into()).unwrap();
+            sets.set(SYS_ADMIN).unwrap();
+            let held = capget().unwrap();
+            assert_eq!(held.0, sets.effective | SYS_ADMIN);
+            assert_eq!(held.1, sets.permitted | SYS_ADMIN);
+            sets.raise_ambient().unwrap();
+            sets.set(0).unwrap();
+            assert_eq!(
+                capget().unwrap(),
+                (sets.effective, sets.permitted, sets.inheritable)
+            );
+            assert_eq!(status("CapAmb"), sets.ambient);
+            assert_eq!(status("CapBnd"), sets.bounding);
+            // Dropped is dropped: neither comes back.
+            assert!(sets.set(SYS_ADMIN).is_err());
+            assert_eq!(bounding_read(21), Ok(false));
+            // A second time, without CAP_SETPCAP, there is nothing left to drop.
+            sets.drop_bounding().unwrap();
+        });
+    }
+
+    #[test]
+    fn nothing_asked_for_leaves_nothing() {
+        in_child(|| {
+            let none = plan(None);
+            none.drop_bounding().unwrap();
+            none.set(0).unwrap();
+            none.raise_ambient().unwrap();
+            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+                assert_eq!(status(set), 0, "{set}");
+            }
+        });
     }
 }

@@ -73,7 +73,9 @@ pub(crate) struct Command {
 /// The commands of a list of hooks.
 pub(crate) fn plan(kind: Kind, hooks: Option<&[Hook]>) -> Result<Vec<Command>> {
     let hooks = hooks.unwrap_or_default().iter().enumerate();
-    hooks.map(|(index, hook)| command(&format!("hooks.{}[{index}]", kind.name()), hook)).collect()
+    hooks
+        .map(|(index, hook)| command(&format!("hooks.{}[{index}]", kind.name()), hook))
+        .collect()
 }
 
 fn command(field: &str, hook: &Hook) -> Result<Command> {
@@ -103,7 +105,13 @@ fn command(field: &str, hook: &Hook) -> Result<Command> {
         },
     };
     let subject = format!("{field} {:?}", hook.path());
-    Ok(Command { subject, path, args, env: strings("env", hook.env())?, timeout })
+    Ok(Command {
+        subject,
+        path,
+        args,
+        env: strings("env", hook.env())?,
+        timeout,
+    })
 }
 
 /// Runs hooks in order, up to the first that fails.
@@ -113,7 +121,9 @@ pub(crate) fn run(commands: &[Command], state: &[u8]) -> Result<()> {
 
 /// Runs every hook; failures are warnings, as the specification wants after `delete`.
 pub(crate) fn run_all(commands: &[Command], state: &[u8], warnings: &mut Vec<String>) {
-    let failed = commands.iter().filter_map(|command| command.run(state).err());
+    let failed = commands
+        .iter()
+        .filter_map(|command| command.run(state).err());
     warnings.extend(failed.map(|error| error.to_string()));
 }
 
@@ -135,9 +145,14 @@ impl Command {
         let stdin = state_file(state).map_err(system)?;
         let (out, out_writer) = pipe().map_err(system)?;
         let (err, err_writer) = pipe().map_err(system)?;
-        let pid = self.spawn([&stdin, &out_writer, &err_writer]).map_err(system)?;
+        let pid = self
+            .spawn([&stdin, &out_writer, &err_writer])
+            .map_err(system)?;
         drop((out_writer, err_writer));
-        let mut output = [out, err].map(|pipe| Output { pipe: Some(pipe), tail: VecDeque::new() });
+        let mut output = [out, err].map(|pipe| Output {
+            pipe: Some(pipe),
+            tail: VecDeque::new(),
+        });
         let outcome = self.watch(pid, &mut output).map_err(system)?;
         let reason = match outcome {
             Outcome::Ended(WaitStatus::Exited(_, 0)) => return Ok(()),
@@ -146,10 +161,19 @@ impl Command {
             Outcome::Ended(other) => format!("{other:?}"),
             Outcome::TimedOut(limit) => format!("killed after its timeout of {limit:?}"),
         };
-        let quoted = ["stdout", "stderr"].into_iter().zip(&mut output).map(|(name, output)| {
-            let text = String::from_utf8_lossy(output.tail.make_contiguous()).trim().to_owned();
-            if text.is_empty() { text } else { format!(", {name}: {text}") }
-        });
+        let quoted = ["stdout", "stderr"]
+            .into_iter()
+            .zip(&mut output)
+            .map(|(name, output)| {
+                let text = String::from_utf8_lossy(output.tail.make_contiguous())
+                    .trim()
+                    .to_owned();
+                if text.is_empty() {
+                    text
+                } else {
+                    format!(", {name}: {text}")
+                }
+            });
         let reason = reason + &quoted.collect::<String>();
         Err(Error::new(ErrorKind::System, "run", &self.subject, reason))
     }
@@ -159,18 +183,34 @@ impl Command {
     fn spawn(&self, stdio: [&OwnedFd; 3]) -> Result<Pid, Failure> {
         let mut actions = PosixSpawnFileActions::init().call("posix_spawn_file_actions_init")?;
         for (target, fd) in (0..).zip(stdio) {
-            actions.add_dup2(fd.as_raw_fd(), target).call("posix_spawn_file_actions_adddup2")?;
+            actions
+                .add_dup2(fd.as_raw_fd(), target)
+                .call("posix_spawn_file_actions_adddup2")?;
         }
         let mut attributes = PosixSpawnAttr::init().call("posix_spawnattr_init")?;
         let flags = PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
             | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
             | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
-        attributes.set_flags(flags).call("posix_spawnattr_setflags")?;
-        attributes.set_pgroup(Pid::from_raw(0)).call("posix_spawnattr_setpgroup")?;
-        attributes.set_sigdefault(&SigSet::all()).call("posix_spawnattr_setsigdefault")?;
-        attributes.set_sigmask(&SigSet::empty()).call("posix_spawnattr_setsigmask")?;
-        posix_spawn(self.path.as_c_str(), &actions, &attributes, &self.args, &self.env)
-            .call("posix_spawn")
+        attributes
+            .set_flags(flags)
+            .call("posix_spawnattr_setflags")?;
+        attributes
+            .set_pgroup(Pid::from_raw(0))
+            .call("posix_spawnattr_setpgroup")?;
+        attributes
+            .set_sigdefault(&SigSet::all())
+            .call("posix_spawnattr_setsigdefault")?;
+        attributes
+            .set_sigmask(&SigSet::empty())
+            .call("posix_spawnattr_setsigmask")?;
+        posix_spawn(
+            self.path.as_c_str(),
+            &actions,
+            &attributes,
+            &self.args,
+            &self.env,
+        )
+        .call("posix_spawn")
     }
 
     /// Waits for the end of the program or of its time, and collects output meanwhile.
@@ -241,7 +281,9 @@ impl Output {
         let mut buffer = [0_u8; 4096];
         // Bounded: a process left behind could write as fast as we read.
         for _ in 0..64 {
-            let Some(pipe) = &self.pipe else { return Ok(()) };
+            let Some(pipe) = &self.pipe else {
+                return Ok(());
+            };
             match readv(pipe, &mut [IoSliceMut::new(&mut buffer)]) {
                 Ok(0) => self.pipe = None,
                 Ok(length) => {
@@ -251,7 +293,12 @@ impl Output {
                 }
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(Failure { call: "read", errno }),
+                Err(errno) => {
+                    return Err(Failure {
+                        call: "read",
+                        errno,
+                    });
+                }
             }
         }
         Ok(())
@@ -275,4 +322,133 @@ fn state_file(state: &[u8]) -> Result<OwnedFd, Failure> {
     lseek(&fd, 0, Whence::SeekSet).call("lseek")?;
     fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::all())).call("fcntl")?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands(kind: Kind, json: &str) -> Vec<Command> {
+        let hooks: Vec<Hook> = serde_json::from_str(json).unwrap();
+        plan(kind, Some(&hooks)).unwrap()
+    }
+
+    fn shell(script: &str, timeout: Option<i64>) -> Vec<Command> {
+        let timeout = timeout.map_or(String::new(), |t| format!(r#","timeout":{t}"#));
+        let script = serde_json::to_string(script).unwrap();
+        let hook = format!(r#"[{{"path":"/bin/sh","args":["sh","-c",{script}]{timeout}}}]"#);
+        commands(Kind::CreateRuntime, &hook)
+    }
+
+    fn failure(script: &str, timeout: Option<i64>) -> String {
+        run(&shell(script, timeout), b"{}").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_hook_gets_its_state_arguments_and_environment_only() {
+        let hook = r#"[{"path":"/bin/sh","args":["a name","-c",
+            "cat >&2; echo \"[$0]\"; [ \"$A\" = b ] && env | grep -qv -e ^A= -e ^PWD= -e ^_= -e ^SHLVL= || exit 3; exit 4"],
+            "env":["A=b"]}]"#;
+        let error = run(&commands(Kind::Poststart, hook), b"{\"id\":\"x\"}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "run hooks.poststart[0] \"/bin/sh\": exit status 3, stdout: [a name], \
+             stderr: {\"id\":\"x\"}"
+        );
+    }
+
+    #[test]
+    fn arguments_default_to_the_path_and_environment_to_nothing() {
+        let planned = commands(Kind::Poststop, r#"[{"path":"/bin/true"}]"#);
+        assert_eq!(planned[0].args, [c"/bin/true".to_owned()]);
+        assert!(planned[0].env.is_empty());
+        run(&planned, b"{}").unwrap();
+        let hooks: Vec<Hook> = serde_json::from_str(r#"[{"path":"/x","timeout":0}]"#).unwrap();
+        let error = plan(Kind::Poststop, Some(&hooks)).unwrap_err().to_string();
+        assert_eq!(error, "check hooks.poststop[0].timeout: 0 is not above 0");
+        assert_eq!(plan(Kind::Poststop, None), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn errors_say_which_hook_and_what_it_printed() {
+        assert_eq!(
+            failure("echo why >&2; exit 7", None),
+            "run hooks.createRuntime[0] \"/bin/sh\": exit status 7, stderr: why"
+        );
+        assert_eq!(
+            failure("kill -9 $$", None),
+            "run hooks.createRuntime[0] \"/bin/sh\": killed by SIGKILL"
+        );
+        let missing = commands(
+            Kind::Prestart,
+            r#"[{"path":"/bin/true"},{"path":"/no/such"}]"#,
+        );
+        assert_eq!(
+            run(&missing, b"").unwrap_err().to_string(),
+            "run hooks.prestart[1] \"/no/such\": posix_spawn: \
+             ENOENT (no such file or directory)"
+        );
+    }
+
+    #[test]
+    fn the_first_failure_ends_the_list_but_not_after_delete() {
+        let list = commands(
+            Kind::Poststop,
+            r#"[{"path":"/bin/false"},{"path":"/bin/true"},{"path":"/bin/false"}]"#,
+        );
+        let error = run(&list, b"{}").unwrap_err().to_string();
+        assert_eq!(error, "run hooks.poststop[0] \"/bin/false\": exit status 1");
+        let mut warnings = Vec::new();
+        run_all(&list, b"{}", &mut warnings);
+        assert_eq!(warnings.len(), 2);
+        assert!(
+            warnings[1].starts_with("run hooks.poststop[2] "),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn a_hook_that_reads_nothing_or_prints_too_much_is_no_trouble() {
+        let state = vec![b' '; 1 << 20];
+        run(&shell("exec 0<&-", None), &state).unwrap();
+        run(
+            &shell("head -c 1000000 /dev/zero; echo done >&2", None),
+            &state,
+        )
+        .unwrap();
+        let error = failure("yes | head -c 300000; echo END; exit 1", None);
+        assert!(
+            error.ends_with("END") && error.len() < OUTPUT + 200,
+            "{}",
+            error.len()
+        );
+        run(&shell("[ $(wc -c) = 1048576 ]", None), &state).unwrap();
+    }
+
+    #[test]
+    fn time_ends_the_whole_group() {
+        // The child of the shell would hold the pipe for a minute.
+        let begin = Instant::now();
+        let error = failure("echo begun; sleep 60 & sleep 60", Some(1));
+        assert_eq!(
+            error,
+            "run hooks.createRuntime[0] \"/bin/sh\": killed after its timeout of 1s, stdout: begun"
+        );
+        assert!(begin.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_process_left_behind_does_not_keep_us_waiting() {
+        let begin = Instant::now();
+        run(&shell("sleep 3 & exit 0", Some(30)), b"{}").unwrap();
+        assert!(begin.elapsed() < Duration::from_millis(2900));
+    }
+
+    #[test]
+    fn signals_are_as_a_new_program_expects_them() {
+        // Rust ignores SIGPIPE; a shell cannot reset what it inherited as ignored.
+        let script = "grep -q '^SigIgn:\t0*\\(180000000\\)\\?$' /proc/self/status && \
+                      grep -q '^SigBlk:\t0*$' /proc/self/status";
+        run(&shell(script, None), b"{}").unwrap();
+    }
 }

@@ -43,14 +43,19 @@ impl Procfs {
     /// Opens and checks `/proc` of this mount namespace.
     pub(crate) fn open() -> Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = open("/proc", flags, Mode::empty()).call("open").context("open", "/proc")?;
+        let fd = open("/proc", flags, Mode::empty())
+            .call("open")
+            .context("open", "/proc")?;
         Self::verify(fd)
     }
 
     /// Checks that `fd` is the root of a procfs: a bind mount of a directory inside one has the same
     /// file system type.
     pub(crate) fn verify(fd: OwnedFd) -> Result<Self> {
-        let kind = fstatfs(&fd).call("fstatfs").context("check", "/proc")?.filesystem_type();
+        let kind = fstatfs(&fd)
+            .call("fstatfs")
+            .context("check", "/proc")?
+            .filesystem_type();
         let inode = fstat(&fd).call("fstat").context("check", "/proc")?.st_ino;
         if kind != PROC_SUPER_MAGIC || inode != ROOT_INODE {
             let reason = "is not the root of a procfs";
@@ -66,7 +71,10 @@ impl Procfs {
         let (dir, rest) = match path.split_once('/') {
             Some((first @ ("self" | "thread-self"), rest)) => {
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-                (Some(self.look_up(self.0.as_fd(), first, flags, RESOLVE)?), rest)
+                (
+                    Some(self.look_up(self.0.as_fd(), first, flags, RESOLVE)?),
+                    rest,
+                )
             }
             _ => (None, path),
         };
@@ -81,9 +89,12 @@ impl Procfs {
         flags: OFlag,
         resolve: u64,
     ) -> sys::Result<OwnedFd> {
-        let invalid = Failure { call: "openat2", errno: Errno::EINVAL };
+        let invalid = Failure {
+            call: "openat2",
+            errno: Errno::EINVAL,
+        };
         let path = CString::new(path).map_err(|_| invalid)?;
-        openat2(dir, &path, (flags | OFlag::O_NOCTTY).bits(), 0, resolve)
+        openat2(dir, &path, flags.bits(), 0, resolve)
     }
 
     /// Writes `data` in one call, which is how the kernel wants its procfs files written.
@@ -91,7 +102,10 @@ impl Procfs {
         let file = self.try_open(path, OFlag::O_WRONLY)?;
         let written = nix::unistd::write(&file, data).call("write")?;
         if written != data.len() {
-            return Err(Failure { call: "write", errno: Errno::EIO });
+            return Err(Failure {
+                call: "write",
+                errno: Errno::EIO,
+            });
         }
         Ok(())
     }
@@ -105,7 +119,10 @@ impl Procfs {
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>> {
         let file = explain(self.try_open(path, OFlag::O_RDONLY), "read", path)?;
         let mut text = Vec::new();
-        let read = File::from(file).take(LONGEST).read_to_end(&mut text).call("read");
+        let read = File::from(file)
+            .take(LONGEST)
+            .read_to_end(&mut text)
+            .call("read");
         explain(read, "read", path)?;
         Ok(text)
     }
@@ -126,9 +143,131 @@ impl AsFd for Procfs {
 }
 
 fn explain<T>(result: sys::Result<T>, operation: &str, path: &str) -> Result<T> {
-    if let Err(Failure { errno: Errno::EXDEV | Errno::ELOOP, .. }) = result {
+    if let Err(Failure {
+        errno: Errno::EXDEV | Errno::ELOOP,
+        ..
+    }) = result
+    {
         let reason = "something is mounted over it, or it is a link: refusing to follow";
-        return Err(Error::new(ErrorKind::System, operation, format!("\"/proc/{path}\""), reason));
+        return Err(Error::new(
+            ErrorKind::System,
+            operation,
+            format!("\"/proc/{path}\""),
+            reason,
+        ));
     }
     result.context(operation, format_args!("\"/proc/{path}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::mount::{MsFlags, mount};
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+    use crate::testing::in_child;
+
+    fn in_mounts(body: impl FnOnce()) {
+        in_child(|| {
+            unshare(CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            body();
+        });
+    }
+
+    #[test]
+    fn files_are_read_and_written_as_oneself() {
+        in_child(|| {
+            let procfs = Procfs::open().unwrap();
+            procfs.write("self/comm", b"bulkhead-test").unwrap();
+            assert_eq!(procfs.read("thread-self/comm").unwrap(), b"bulkhead-test\n");
+            assert!(
+                procfs
+                    .read("sys/kernel/osrelease")
+                    .unwrap()
+                    .ends_with(b"\n")
+            );
+            let dir = procfs.open_pid(nix::unistd::getpid()).unwrap();
+            assert!(openat2(dir.as_fd(), c"status", libc::O_RDONLY, 0, RESOLVE).is_ok());
+        });
+    }
+
+    #[test]
+    fn nothing_leads_out_of_the_procfs() {
+        let procfs = Procfs::open().unwrap();
+        for path in [
+            "../etc/passwd",
+            "self/root/etc/passwd",
+            "self/cwd",
+            "self/exe",
+            "thread-self/../../../etc",
+            "self/fd/0",
+            "mounts",
+            "/etc/passwd",
+            "sys/../../etc/passwd",
+            "",
+            "self/",
+            "sys/kernel/\0",
+        ] {
+            assert!(procfs.try_open(path, OFlag::O_RDONLY).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_file_mounted_over_another_is_refused() {
+        in_mounts(|| {
+            let none = None::<&str>;
+            let bind = |from: &str, to: &str| {
+                mount(Some(from), to, none, MsFlags::MS_BIND, none).unwrap();
+            };
+            bind("/proc/version", "/proc/sys/kernel/hostname");
+            bind("/proc/sys/net", "/proc/sys/vm");
+            let procfs = Procfs::open().unwrap();
+            for path in ["sys/kernel/hostname", "sys/vm/core/somaxconn"] {
+                let error = procfs.read(path).unwrap_err().to_string();
+                assert!(error.contains("something is mounted over it"), "{error}");
+            }
+            assert!(procfs.read("sys/kernel/osrelease").is_ok());
+        });
+    }
+
+    #[test]
+    fn what_is_not_the_root_of_a_procfs_is_refused() {
+        in_mounts(|| {
+            let none = None::<&str>;
+            let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+            for path in ["/", "/proc/sys", "/proc/self"] {
+                assert!(Procfs::verify(open(path, flags, Mode::empty()).unwrap()).is_err());
+            }
+            mount(Some("/proc/sys"), "/proc", none, MsFlags::MS_BIND, none).unwrap();
+            assert!(Procfs::open().is_err());
+            mount(Some("none"), "/proc", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+            let error = Procfs::open().unwrap_err().to_string();
+            assert_eq!(error, "check /proc: is not the root of a procfs");
+        });
+    }
+
+    #[test]
+    fn parameters_reach_the_namespace_of_the_writer() {
+        in_child(|| {
+            let procfs = Procfs::open().unwrap();
+            let before = procfs.read("sys/kernel/shmmni").unwrap();
+            unshare(CloneFlags::CLONE_NEWIPC).unwrap();
+            let map = [("kernel/shmmni".to_owned(), "123".to_owned())].into();
+            let list = crate::sysctl::plan(Some(&map)).unwrap();
+            crate::sysctl::apply(&procfs, &list).unwrap();
+            assert_eq!(procfs.read("sys/kernel/shmmni").unwrap(), b"123\n");
+            assert_ne!(before, b"123\n");
+            let map = [("kernel.nothing.here".to_owned(), "1".to_owned())].into();
+            let list = crate::sysctl::plan(Some(&map)).unwrap();
+            let error = crate::sysctl::apply(&procfs, &list)
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with("set linux.sysctl[\"kernel.nothing.here\"]: openat2: ENOENT"),
+                "{error}"
+            );
+        });
+    }
 }

@@ -38,11 +38,20 @@ pub(crate) fn plan(limits: Option<&[PosixRlimit]>) -> Vec<Rlimit> {
 
 /// Sets the limits of a process; of the caller when there is no pid.
 pub(crate) fn apply(limits: &[Rlimit], pid: Option<Pid>) -> Result<()> {
-    for &Rlimit { index, kind, soft, hard } in limits {
+    for &Rlimit {
+        index,
+        kind,
+        soft,
+        hard,
+    } in limits
+    {
         let pid = pid.unwrap_or(Pid::from_raw(0));
         let subject = format!("process.rlimits[{index}] ({kind} soft {soft} hard {hard})");
         match sys::prlimit::set(pid, number(kind), soft, hard) {
-            Err(Failure { errno: Errno::EPERM, call }) => {
+            Err(Failure {
+                errno: Errno::EPERM,
+                call,
+            }) => {
                 let why = if kind == PosixRlimitType::RlimitNofile {
                     "raising a hard limit needs CAP_SYS_RESOURCE, and none can exceed \
                      /proc/sys/fs/nr_open"
@@ -106,14 +115,21 @@ mod tests {
             apply(&limits, None).unwrap();
             assert_eq!(getrlimit(Resource::RLIMIT_CORE), Ok((0, 4096)));
             assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((77, 88)));
-            assert_eq!(getrlimit(Resource::RLIMIT_RTTIME), Ok((1_000_000, u64::MAX)));
+            assert_eq!(
+                getrlimit(Resource::RLIMIT_RTTIME),
+                Ok((1_000_000, u64::MAX))
+            );
         });
     }
 
     #[test]
     fn raising_without_the_capability_says_so() {
         in_child(|| {
-            apply(&planned(r#"[{"type":"RLIMIT_CORE","soft":0,"hard":0}]"#), None).unwrap();
+            apply(
+                &planned(r#"[{"type":"RLIMIT_CORE","soft":0,"hard":0}]"#),
+                None,
+            )
+            .unwrap();
             crate::sys::prctl::capset(0, 0, 0).unwrap();
             let limits = planned(r#"[{"type":"RLIMIT_CORE","soft":0,"hard":1}]"#);
             let error = apply(&limits, None).unwrap_err().to_string();

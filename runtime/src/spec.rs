@@ -65,7 +65,11 @@ pub fn parse_config(json: &[u8], warnings: &mut Vec<String>) -> Result<Config> {
     }
     if let Some(vm) = value.get_mut("vm").and_then(Value::as_object_mut) {
         for object in ["hypervisor", "image"] {
-            if vm.get(object).and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
+            if vm
+                .get(object)
+                .and_then(Value::as_object)
+                .is_some_and(serde_json::Map::is_empty)
+            {
                 vm.remove(object);
             }
         }
@@ -95,7 +99,12 @@ pub(crate) fn stored(json: &[u8]) -> Result<Spec> {
 /// # Errors
 /// As [`load_config`].
 pub fn load_process(path: &Path, warnings: &mut Vec<String>) -> Result<Process> {
-    let mut value = json::read(&read_file(path)?, &schema::PROCESS, "process.json", warnings)?;
+    let mut value = json::read(
+        &read_file(path)?,
+        &schema::PROCESS,
+        "process.json",
+        warnings,
+    )?;
     let affinity = tolerate_process(&mut value, "", warnings)?;
     let mut process: Process = typed(value, "process.json")?;
     process.set_exec_cpu_affinity(affinity);
@@ -115,7 +124,9 @@ pub fn load_resources(json: &[u8], warnings: &mut Vec<String>) -> Result<LinuxRe
 /// Reads a regular file of bounded size. `O_NONBLOCK`: opening a FIFO must fail here and not hang.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let fd = open(path, flags, Mode::empty()).call("open").context("read", quote(path))?;
+    let fd = open(path, flags, Mode::empty())
+        .call("open")
+        .context("read", quote(path))?;
     let stat = fstat(&fd).call("fstat").context("read", quote(path))?;
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
         return Err(Error::invalid(quote(path), "is not a regular file"));
@@ -129,7 +140,10 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
         .call("read")
         .context("read", quote(path))?;
     if text.len() as u64 > LONGEST {
-        return Err(Error::invalid(quote(path), format!("is longer than {LONGEST} bytes")));
+        return Err(Error::invalid(
+            quote(path),
+            format!("is longer than {LONGEST} bytes"),
+        ));
     }
     Ok(text)
 }
@@ -154,7 +168,9 @@ fn check_version(version: &str) -> Result<()> {
     let semantic = parts.len() == 3
         && parts.iter().all(|part| number(part))
         && suffix.len() != 1
-        && suffix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b));
+        && suffix
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b));
     if !semantic {
         let shown = json::brief(version);
         return Err(Error::invalid(
@@ -171,8 +187,13 @@ fn check_version(version: &str) -> Result<()> {
     Ok(())
 }
 
-const CAPABILITY_SETS: [&str; 5] =
-    ["bounding", "effective", "inheritable", "permitted", "ambient"];
+const CAPABILITY_SETS: [&str; 5] = [
+    "bounding",
+    "effective",
+    "inheritable",
+    "permitted",
+    "ambient",
+];
 
 /// Drops unknown capabilities, as the specification demands since 1.1 (with a warning), and takes out
 /// the CPU affinity: `oci-spec` would compile a regular expression to check it.
@@ -193,24 +214,35 @@ fn tolerate_process(
     }
     if let Some(Value::Array(flags)) = process.pointer_mut("/scheduler/flags") {
         // The derived name of this variant in `oci-spec` 0.10 has an underscore too many.
-        for flag in flags.iter_mut().filter(|flag| *flag == "SCHED_FLAG_DL_OVERRUN") {
+        for flag in flags
+            .iter_mut()
+            .filter(|flag| *flag == "SCHED_FLAG_DL_OVERRUN")
+        {
             *flag = Value::from("SCHED_FLAG_D_L_OVERRUN");
         }
     }
-    let Some(affinity) = process.as_object_mut().and_then(|p| p.remove("execCPUAffinity")) else {
+    let Some(affinity) = process
+        .as_object_mut()
+        .and_then(|p| p.remove("execCPUAffinity"))
+    else {
         return Ok(None);
     };
     let list = |name: &str| match affinity.get(name).and_then(Value::as_str) {
         Some(text) => cpu_list(text).map(Some).ok_or_else(|| {
             Error::invalid(
                 format!("{prefix}execCPUAffinity.{name}"),
-                format!("{:?} is not a list of CPUs such as 0-3,7", json::brief(text)),
+                format!(
+                    "{:?} is not a list of CPUs such as 0-3,7",
+                    json::brief(text)
+                ),
             )
         }),
         None => Ok(None),
     };
     let mut parsed = ExecCPUAffinity::default();
-    parsed.set_initial(list("initial")?).set_cpu_affinity_final(list("final")?);
+    parsed
+        .set_initial(list("initial")?)
+        .set_cpu_affinity_final(list("final")?);
     Ok(Some(parsed))
 }
 
@@ -231,13 +263,21 @@ fn cpu_list(text: &str) -> Option<String> {
 /// Drops `pids` without a limit, which `oci-spec` cannot tell from a limit of 0, and brings huge page
 /// limits, unsigned in the specification and signed in `oci-spec`, into range.
 fn tolerate_resources(resources: &mut Value) {
-    let Some(resources) = resources.as_object_mut() else { return };
-    if resources.get("pids").is_some_and(|pids| pids.get("limit").is_none()) {
+    let Some(resources) = resources.as_object_mut() else {
+        return;
+    };
+    if resources
+        .get("pids")
+        .is_some_and(|pids| pids.get("limit").is_none())
+    {
         resources.remove("pids");
     }
     if let Some(Value::Array(limits)) = resources.get_mut("hugepageLimits") {
         for limit in limits.iter_mut().filter_map(|entry| entry.get_mut("limit")) {
-            if limit.as_u64().is_some_and(|number| i64::try_from(number).is_err()) {
+            if limit
+                .as_u64()
+                .is_some_and(|number| i64::try_from(number).is_err())
+            {
                 *limit = i64::MAX.into();
             }
         }
@@ -248,9 +288,13 @@ fn tolerate_resources(resources: &mut Value) {
 /// a system call of an architecture without rules is never allowed.
 fn tolerate_architectures(linux: &mut Value, warnings: &mut Vec<String>) {
     let list = linux.pointer_mut("/seccomp/architectures");
-    retain(list, "linux.seccomp.architectures", "architecture", warnings, |name| {
-        ARCHITECTURES.binary_search(&name).is_ok()
-    });
+    retain(
+        list,
+        "linux.seccomp.architectures",
+        "architecture",
+        warnings,
+        |name| ARCHITECTURES.binary_search(&name).is_ok(),
+    );
 }
 
 fn retain(
@@ -260,13 +304,17 @@ fn retain(
     warnings: &mut Vec<String>,
     known: impl Fn(&str) -> bool,
 ) {
-    let Some(Value::Array(list)) = list else { return };
+    let Some(Value::Array(list)) = list else {
+        return;
+    };
     let mut index = 0;
     list.retain(|item| {
         let keep = item.as_str().is_some_and(&known);
         if !keep {
             let name = json::brief(&item.to_string());
-            warnings.push(format!("{place}[{index}]: unknown {what} {name} is ignored"));
+            warnings.push(format!(
+                "{place}[{index}]: unknown {what} {name} is ignored"
+            ));
         }
         index += 1;
         keep
@@ -300,3 +348,128 @@ const ARCHITECTURES: [&str; 24] = [
     "SCMP_ARCH_X86",
     "SCMP_ARCH_X86_64",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_the_first_major_are_accepted() {
+        for version in [
+            "1.0.0",
+            "1.0.2-dev",
+            "1.3.0-rc.1",
+            "1.99.0",
+            "1.2.3+x.y",
+            "1.0.0-a+b",
+        ] {
+            assert!(check_version(version).is_ok(), "{version}");
+        }
+        let odd = [
+            "",
+            "1",
+            "1.0",
+            "1.0.0.0",
+            "1.0.0-",
+            "1.0.a",
+            "1..0",
+            "2.0.0",
+            "0.5.0-dev",
+            "-1.0.0",
+            "1.0.0 ",
+            "1.+1.0",
+            "01234567890.0.0",
+            "1.0.0-\n",
+        ];
+        for version in odd {
+            assert_eq!(
+                check_version(version).unwrap_err().subject(),
+                "ociVersion",
+                "{version}"
+            );
+        }
+    }
+
+    #[test]
+    fn cpu_lists_are_checked_without_a_regular_expression() {
+        let cases = [
+            ("0", Some("0")),
+            ("0-3, 7", Some("0-3,7")),
+            ("", None),
+            ("3-1", None),
+            ("a", None),
+            ("-1", None),
+            ("1-", None),
+            ("+1", None),
+            ("1-2-3", None),
+            ("99999", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(cpu_list(text).as_deref(), expected, "{text}");
+        }
+        assert!(ARCHITECTURES.is_sorted());
+    }
+
+    #[test]
+    fn only_regular_files_of_bounded_size_are_read() {
+        let dir = std::env::temp_dir().join(format!("bulkhead-spec-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let mut warnings = Vec::new();
+        let mut error = |bundle: &Path| load_config(bundle, &mut warnings).unwrap_err().to_string();
+        assert!(error(&dir).ends_with("open: ENOENT (no such file or directory)"));
+        let config = dir.join("config.json");
+        nix::unistd::mkfifo(&config, Mode::S_IRWXU).unwrap();
+        assert!(error(&dir).ends_with("is not a regular file"));
+        std::fs::remove_file(&config).unwrap();
+        std::fs::create_dir(&config).unwrap();
+        assert!(error(&dir).ends_with("is not a regular file"));
+        std::fs::remove_dir(&config).unwrap();
+        File::create(&config).unwrap().set_len(LONGEST + 1).unwrap();
+        assert!(error(&dir).ends_with("is longer than 16777216 bytes"));
+        std::fs::write(&config, r#"{"ociVersion":"1.0.0","root":{"path":"r"}}"#).unwrap();
+        assert_eq!(
+            load_config(&dir, &mut Vec::new()).unwrap().spec.version(),
+            "1.0.0"
+        );
+        std::fs::write(
+            &config,
+            r#"{"user":{"uid":1,"gid":2},"cwd":"/","args":["a"]}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            load_process(&config, &mut Vec::new()).unwrap().user().gid(),
+            2
+        );
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn errors_of_the_types_name_path_and_value() {
+        let base = r#""ociVersion":"1.0.0","root":{"path":"r"}"#;
+        let cases = [
+            (
+                r#""linux":{"resources":{"memory":{"limit":"1G"}}}"#,
+                "parse linux.resources.memory.limit: invalid type: string \"1G\", expected an integer",
+            ),
+            (
+                r#""linux":{"uidMappings":[{"containerID":0,"hostID":-1,"size":1}]}"#,
+                "parse linux.uidMappings[0].hostID: invalid value: integer `-1`, expected u32",
+            ),
+            (
+                r#""linux":{"namespaces":[{"type":"mnt"}]}"#,
+                "parse linux.namespaces[0].type: unknown variant `mnt`, expected one of",
+            ),
+            (
+                r#""linux":{"resources":{"rdma":{"a-b":{"hcaHandles":-1}}}}"#,
+                "parse linux.resources.rdma[\"a-b\"].hcaHandles: invalid value: integer `-1`",
+            ),
+        ];
+        for (more, expected) in cases {
+            let json = format!("{{{base},{more}}}");
+            let error = parse_config(json.as_bytes(), &mut Vec::new())
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}
