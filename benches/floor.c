@@ -10,7 +10,7 @@
  * The order is that of docs/design.md: cgroup first, one clone3, the child builds beside its parent, and waits for it
  * once: for the id maps when there is a user namespace, else before execve, when it has to be in its v1 cgroups.
  *
- * HIERARCHY is a mount point of a cgroup hierarchy; one named "unified" or the only one is cgroup2. */
+ * HIERARCHY is a mount point of a cgroup hierarchy. A single one is cgroup2; among several, "unified" is. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -66,6 +66,7 @@ static const char *rootfs, *name, *hierarchies[16];
 static size_t nhierarchies;
 static int cgroups[16]; /* our directory in each hierarchy */
 static int v2 = -1;     /* index of a cgroup2 that has the controllers, or -1 */
+static int filter_fd;
 static char **program;
 
 /* ---- cgroup, in the creator ---- */
@@ -295,6 +296,9 @@ static void cgroup_view(void) {
     int view = filesystem("tmpfs", options, NS | NX | ND);
     attach(dup(view), target("sys/fs/cgroup"));
     for (size_t i = 0; i < nhierarchies; i++) {
+        /* The cgroup2 of a hybrid layout is joined, and not shown: runc does the same. */
+        if (!strcmp(basename_of(hierarchies[i]), "unified"))
+            continue;
         /* By path: a tree cannot be cloned from the creator's descriptor, which belongs to another mount namespace. */
         char path[512];
         snprintf(path, sizeof path, "%s/%s", hierarchies[i], name);
@@ -386,7 +390,7 @@ static void confine(int go) {
     struct sock_filter instructions[4096];
     struct sock_fprog filter = {.filter = instructions};
     if (filter_file)
-        filter.len = MUST(read(3, instructions, sizeof instructions)) / sizeof instructions[0];
+        filter.len = MUST(read(filter_fd, instructions, sizeof instructions)) / sizeof instructions[0];
     if (!user_namespace) {
         char byte;
         if (MUST(read(go, &byte, 1)) != 1)
@@ -470,7 +474,7 @@ static void arguments(int argc, char **argv) {
 int main(int argc, char **argv) {
     arguments(argc, argv);
     if (filter_file)
-        MUST(dup3(open(filter_file, O_RDONLY | O_CLOEXEC), 3, O_CLOEXEC));
+        filter_fd = MUST(open(filter_file, O_RDONLY | O_CLOEXEC));
     make_cgroups();
     int go[2], status;
     MUST(pipe2(go, O_CLOEXEC));
