@@ -140,7 +140,7 @@ def panel(x, y, title, groups, colour):
             out.append(f'<text x="{left - 6}" y="{mid + 4}" class="n">{escape(name)}</text>')
             out.append(f'<rect x="{left}" y="{at + 2}" width="{max(w, 1):.1f}" height="{BAR - 4}" fill="{colour[name]}"/>')
             out.append(f'<path d="M{left + a:.1f} {mid}H{left + b:.1f}M{left + a:.1f} {mid - 4}v8M{left + b:.1f} {mid - 4}v8" class="q"/>')
-            out.append(f'<text x="{left + max(w, b) + 8:.1f}" y="{mid + 4}" class="v">{median:.2f}</text>')
+            out.append(f'<text x="{left + max(w, b) + 8:.1f}" y="{mid + 4}" class="v">{median:.2f}</text>'.replace(".00<", "<"))
             at += BAR
         at += 6
     height = at - y + 6
@@ -169,9 +169,9 @@ def svg(data):
         waiting = [(n, sorted(x["hwm"] / 1024 for x in s)) for n, s in samples["waiting"].items()]
         waiting = [(n, (statistics.median(v), v[0], v[-1], v[0])) for n, v in waiting]
         last = [("the waiting container process: VmHWM (MiB)", [("", waiting)])]
-        limits = [(n, (k / 1024,) * 4) for n, k in view["limits"].items() if k]
+        limits = [(n, (k,) * 4) for n, k in view["limits"].items() if k]
         if limits:
-            last.append(("smallest memory.limit that starts the program (MiB)", [("", limits)]))
+            last.append(("smallest memory.limit that starts the program (KiB)", [("", limits)]))
         rows.append(last)
     body, y = [], 84
     for row in rows:
