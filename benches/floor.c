@@ -7,8 +7,8 @@
  * is removed after. `run --check` compares the result from inside. What a runtime has to do and this program has not:
  * read a configuration, keep state, accept another configuration, explain an error, defend its own binary.
  *
- * The order is that of docs/design.md: cgroup first, one clone3, the child builds beside its parent, and waits for it
- * once: for the id maps when there is a user namespace, else before execve, when it has to be in its v1 cgroups.
+ * The order is that of docs/design.md: cgroup first, then one clone3. The child waits for its parent only when there is
+ * a user namespace, for the id maps.
  *
  * HIERARCHY is a mount point of a cgroup hierarchy. A single one is cgroup2; among several, "unified" is. */
 #define _GNU_SOURCE
@@ -65,7 +65,8 @@ static const char *memory, *quota, *pids, *filter_file;
 static const char *rootfs, *name, *hierarchies[16];
 static size_t nhierarchies;
 static int cgroups[16]; /* our directory in each hierarchy */
-static int v2 = -1;     /* index of a cgroup2 that has the controllers, or -1 */
+static int into = -1;   /* index of the cgroup2 that clone3 puts the child into, or -1 */
+static int v2;          /* whether that is the only hierarchy, with all the controllers */
 static int filter_fd;
 static char **program;
 
@@ -161,14 +162,15 @@ static void make_cgroups(void) {
         MUST(mkdir(path, 0755));
         int dir = cgroups[i] = MUST(open(path, O_PATH | O_DIRECTORY | O_CLOEXEC));
         const char *kind = basename_of(hierarchies[i]);
-        if ((int)i == v2) {
+        if ((int)i == into)
+            cgroups[i] = MUST(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (v2) {
             if (memory)
                 put(dir, "memory.max", memory);
             if (quota)
                 put(dir, "cpu.max", quota);
             if (pids)
                 put(dir, "pids.max", pids);
-            cgroups[i] = MUST(open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
             device_rules_v2(cgroups[i]);
         } else if (!strcmp(kind, "cpuset"))
             inherit_cpuset(dir);
@@ -184,12 +186,13 @@ static void make_cgroups(void) {
     }
 }
 
-static void join_cgroups(pid_t pid) {
-    char text[16];
-    snprintf(text, sizeof text, "%d", pid);
+/* The child joins v1 cgroups itself, by a "0" in `tasks`: moving one's own single thread is the one migration that does
+ * not take cgroup_threadgroup_rwsem for writing (cgroup_procs_write_start), and on a quiet machine that lock costs an RCU
+ * grace period, several milliseconds. A cgroup2 was joined by clone3, also that of a hybrid layout, for the same reason. */
+static void join_cgroups(void) {
     for (size_t i = 0; i < nhierarchies; i++)
-        if ((int)i != v2)
-            put(cgroups[i], "cgroup.procs", text);
+        if ((int)i != into)
+            put(cgroups[i], "tasks", "0");
 }
 
 static void remove_cgroups(void) {
@@ -288,7 +291,7 @@ static void devices(void) {
 }
 
 static void cgroup_view(void) {
-    if (v2 >= 0) {
+    if (v2) {
         attach(filesystem("cgroup2", NULL, NS | NX | ND | RO), target("sys/fs/cgroup"));
         return;
     }
@@ -297,7 +300,7 @@ static void cgroup_view(void) {
     attach(dup(view), target("sys/fs/cgroup"));
     for (size_t i = 0; i < nhierarchies; i++) {
         /* The cgroup2 of a hybrid layout is joined, and not shown: runc does the same. */
-        if (!strcmp(basename_of(hierarchies[i]), "unified"))
+        if ((int)i == into)
             continue;
         /* By path: a tree cannot be cloned from the creator's descriptor, which belongs to another mount namespace. */
         char path[512];
@@ -367,7 +370,7 @@ static void hide(void) {
 
 static const unsigned capabilities[] = {CAP_AUDIT_WRITE, CAP_KILL, CAP_NET_BIND_SERVICE};
 
-static void confine(int go) {
+static void confine(void) {
     uint64_t set = 0;
     for (size_t i = 0; i < ARRAY(capabilities); i++)
         set |= 1ULL << capabilities[i];
@@ -391,11 +394,6 @@ static void confine(int go) {
     struct sock_fprog filter = {.filter = instructions};
     if (filter_file)
         filter.len = MUST(read(filter_fd, instructions, sizeof instructions)) / sizeof instructions[0];
-    if (!user_namespace) {
-        char byte;
-        if (MUST(read(go, &byte, 1)) != 1)
-            _exit(1);
-    }
     MUST(syscall(SYS_close_range, 3, ~0U, CLOSE_RANGE_CLOEXEC));
     if (filter_file)
         MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter));
@@ -411,6 +409,7 @@ static void loopback_up(void) {
 static void become_container(int go) {
     static char *environment[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm", NULL};
     MUST(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0));
+    join_cgroups(); /* while the kernel still knows us as the user who owns the files */
     if (user_namespace) {
         char byte;
         if (MUST(read(go, &byte, 1)) != 1)
@@ -426,7 +425,7 @@ static void become_container(int go) {
     build_root();
     hide();
     umask(022);
-    confine(go);
+    confine();
     execve(program[0], program, environment);
     MUST(-1);
 }
@@ -467,8 +466,10 @@ static void arguments(int argc, char **argv) {
     while (optind < argc && strcmp(argv[optind], "--") && nhierarchies < ARRAY(hierarchies))
         hierarchies[nhierarchies++] = argv[optind++];
     program = argv + optind + 1;
-    if (nhierarchies == 1)
-        v2 = 0;
+    v2 = nhierarchies == 1;
+    for (size_t i = 0; i < nhierarchies; i++)
+        if (v2 || !strcmp(basename_of(hierarchies[i]), "unified"))
+            into = i;
 }
 
 int main(int argc, char **argv) {
@@ -476,28 +477,28 @@ int main(int argc, char **argv) {
     if (filter_file)
         filter_fd = MUST(open(filter_file, O_RDONLY | O_CLOEXEC));
     make_cgroups();
-    int go[2], status;
-    MUST(pipe2(go, O_CLOEXEC));
+    int go[2] = {-1, -1}, status;
+    if (user_namespace)
+        MUST(pipe2(go, O_CLOEXEC));
     struct clone_args clone = {
         .flags = CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS,
         .exit_signal = SIGCHLD,
     };
     if (user_namespace)
         clone.flags |= CLONE_NEWUSER;
-    if (v2 >= 0) {
-        clone.flags |= CLONE_INTO_CGROUP | CLONE_NEWCGROUP;
-        clone.cgroup = cgroups[v2];
+    if (v2)
+        clone.flags |= CLONE_NEWCGROUP;
+    if (into >= 0) {
+        clone.flags |= CLONE_INTO_CGROUP;
+        clone.cgroup = cgroups[into];
     }
     pid_t pid = MUST(syscall(SYS_clone3, &clone, sizeof clone));
-    if (pid == 0) {
-        close(go[1]);
+    if (pid == 0)
         become_container(go[0]);
-    }
-    close(go[0]);
-    if (user_namespace)
+    if (user_namespace) {
         map_ids(pid);
-    join_cgroups(pid);
-    MUST(write(go[1], "", 1));
+        MUST(write(go[1], "", 1));
+    }
     MUST(waitpid(pid, &status, 0));
     remove_cgroups();
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

@@ -89,7 +89,7 @@ def markdown(data):
     out += [f"- {n}: {v}" for n, v in data["runtimes"].items()]
     out += [f"- {n}: skipped, {why}" for n, why in data["absent"].items()]
     for view in data["views"]:
-        out.append(f"\n## Cgroup view: {view['view']}, {view['rounds']} interleaved rounds\n")
+        out.append(f"\n## Cgroup view: {view['view']}, {view['rounds']} interleaved rounds, {view['pause']} s of rest before each measurement\n")
         out.append(f"Noise: {noise(view)}.\n")
         for what in [w for w in view["samples"] if w.startswith("run ")]:
             out.append(f"### `{what.split()[0]}`, {what.split()[1]} bundle\n")
@@ -189,7 +189,7 @@ def svg(data):
         ".q{stroke:#1c2430;stroke-width:1.2;fill:none}.p{fill:#fff;stroke:#d5dae1}</style>",
         f'<rect width="{WIDTH}" height="{y}" fill="#f6f7f9"/>',
         f'<text x="{GAP}" y="34" font-size="20" font-weight="bold" fill="#1c2430">Starting the smallest program in a container</text>',
-        f'<text x="{GAP}" y="56" class="s">Medians of {view["rounds"]} interleaved rounds, less is better; the thin line spans the quartiles. '
+        f'<text x="{GAP}" y="56" class="s">Medians of {view["rounds"]} interleaved rounds, {view["pause"]} s of rest before each; less is better; the thin line spans the quartiles. '
         f'Cgroup view {view["view"]}, kernel {escape(m["kernel"])}, {m["cpus"]} processors.</text>',
     ]
     return "\n".join([*head, *body, "</svg>"]) + "\n"
