@@ -120,7 +120,7 @@ def markdown(data):
 
 # The plot: panels of horizontal bars, the quartiles as a thin line over each bar's end.
 
-WIDTH, PANEL, GAP, LEFT, RIGHT, BAR = 1180, 560, 20, 70, 110, 18
+WIDTH, PANEL, GAP, LEFT, RIGHT, BAR = 1180, 560, 20, 95, 110, 18
 
 
 def panel(x, y, title, groups, colour):
@@ -140,7 +140,7 @@ def panel(x, y, title, groups, colour):
             out.append(f'<text x="{left - 6}" y="{mid + 4}" class="n">{escape(name)}</text>')
             out.append(f'<rect x="{left}" y="{at + 2}" width="{max(w, 1):.1f}" height="{BAR - 4}" fill="{colour[name]}"/>')
             out.append(f'<path d="M{left + a:.1f} {mid}H{left + b:.1f}M{left + a:.1f} {mid - 4}v8M{left + b:.1f} {mid - 4}v8" class="q"/>')
-            out.append(f'<text x="{left + max(w, b) + 8:.1f}" y="{mid + 4}" class="v">{median:.2f}</text>'.replace(".00<", "<"))
+            out.append(f'<text x="{left + max(w, b) + 8:.1f}" y="{mid + 4}" class="v">{median:{"d" if isinstance(median, int) else ".2f"}}</text>')
             at += BAR
         at += 6
     height = at - y + 6
@@ -166,8 +166,9 @@ def svg(data):
         rows.append([(f"run, {w.split()[1]} bundle: {title} ({unit})", [group(w, metric)]) for w in runs])
     if "create" in samples:
         rows.append([(f"each verb: {title} ({unit})", [group(v, metric, v) for v in VERBS]) for metric, title, unit in METRICS[:2]])
-        waiting = [(n, sorted(x["hwm"] / 1024 for x in s)) for n, s in samples["waiting"].items()]
-        waiting = [(n, (statistics.median(v), v[0], v[-1], v[0])) for n, v in waiting]
+        # As "rss" the numbers take the same road as the others.
+        as_rss = {n: [{"rss": x["hwm"]} for x in s] for n, s in samples["waiting"].items()}
+        waiting = [(n, summary(as_rss[n], "rss")) for n in names(data, view) if n in as_rss]
         last = [("the waiting container process: VmHWM (MiB)", [("", waiting)])]
         limits = [(n, (k,) * 4) for n, k in view["limits"].items() if k]
         if limits:
