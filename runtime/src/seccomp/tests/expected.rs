@@ -130,7 +130,7 @@ impl<'a> Meaning<'a> {
             .filter(|(_, args)| !args.is_empty())
             .map(|(action, _)| action)
             .chain([default])
-            .min_by_key(|action| ((action & 0xffff_0000) as i32, *action != default))
+            .min_by_key(|action| (action & 0xffff_0000) as i32)
             .unwrap()
     }
 }
