@@ -113,6 +113,14 @@ pub struct Process {
     pub terminal: Option<OwnedFd>,
 }
 
+impl Process {
+    /// Sends a signal by its number; real-time signals too.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        crate::sys::pidfd::send_signal(self.pidfd.as_fd(), signal)
+            .context("signal process", self.pid)
+    }
+}
+
 /// Status words of the runtime specification plus `paused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -316,7 +324,11 @@ impl Container {
         hooks.run(Kind::Poststart, self.record.pid)
     }
 
-    fn pidfd(&self) -> Result<OwnedFd> {
+    /// A pidfd of the init process: readable when the container has ended.
+    ///
+    /// # Errors
+    /// `NotRunning` when it has ended already.
+    pub fn pidfd(&self) -> Result<OwnedFd> {
         let gone = || self.wrong_kind(ErrorKind::NotRunning, "signal", "container not running");
         let pidfd = sys::pidfd::open(self.record.pid).map_err(|_| gone())?;
         // The pid may have been reused before the pidfd pinned it.
