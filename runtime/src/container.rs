@@ -113,6 +113,14 @@ pub struct Process {
     pub terminal: Option<OwnedFd>,
 }
 
+impl Process {
+    /// Sends a signal by its number; real-time signals too.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        crate::sys::pidfd::send_signal(self.pidfd.as_fd(), signal)
+            .context("signal process", self.pid)
+    }
+}
+
 /// Status words of the runtime specification plus `paused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -316,7 +324,11 @@ impl Container {
         hooks.run(Kind::Poststart, self.record.pid)
     }
 
-    fn pidfd(&self) -> Result<OwnedFd> {
+    /// A pidfd of the init process: readable when the container has ended.
+    ///
+    /// # Errors
+    /// `NotRunning` when it has ended already.
+    pub fn pidfd(&self) -> Result<OwnedFd> {
         let gone = || self.wrong_kind(ErrorKind::NotRunning, "signal", "container not running");
         let pidfd = sys::pidfd::open(self.record.pid).map_err(|_| gone())?;
         // The pid may have been reused before the pidfd pinned it.
@@ -363,7 +375,8 @@ impl Container {
             namespaces: self.foreign_namespaces(listed, &host),
             chroot: self.record.options.chroot,
         };
-        let cgroup = self.cgroup()?.sub(&options.cgroups)?;
+        let mut cgroup = self.cgroup()?.sub(&options.cgroups)?;
+        cgroup.prepare_join()?;
         let mut answers = Answers::for_exec(&spec, &self.record, &exec_plan.program, &host.proc, warnings);
         let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc)?;
         let mut waiting = born.help(None, &host.proc)?.wait(&mut answers)?;
@@ -430,7 +443,7 @@ impl Container {
             return Err(self.wrong("delete", &format!("cannot delete container that is not stopped: {word}")));
         }
         self.end()?;
-        let cgroup = Cgroup::remove_recorded(&self.record.cgroup);
+        let cgroup = self.record.cgroup.delete();
         match self.hooks() {
             Ok(hooks) => hooks.run_all(Kind::Poststop, warnings),
             Err(error) => warnings.push(error.to_string()),
@@ -491,7 +504,7 @@ impl Container {
 
     /// Figures of the cgroup.
     pub fn stats(&self) -> Result<Stats> {
-        self.cgroup()?.stats()
+        Ok(self.cgroup()?.stats())
     }
 
     /// Host pids of all processes in the container's cgroup, sub-cgroups included.

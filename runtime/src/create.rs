@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, Recorded};
 use crate::container::{CreateOptions, Process, Start};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use crate::hooks::Kind;
@@ -57,10 +57,16 @@ impl Drop for Undo<'_> {
         if let Some(hooks) = self.poststop {
             let _ = hooks.run(Kind::Poststop, 0);
         }
-        if Cgroup::kill_and_remove_recorded(&self.record.cgroup).is_ok() {
+        if remove_cgroup(&self.record.cgroup).is_ok() {
             let _ = dir.remove();
         }
     }
+}
+
+/// Kills what a recorded cgroup holds, and removes it.
+fn remove_cgroup(recorded: &Recorded) -> Result<()> {
+    Cgroup::open(recorded)?.kill(libc::SIGKILL)?;
+    recorded.delete()
 }
 
 /// Creates a container.
@@ -79,12 +85,12 @@ pub(crate) fn create(
     let dir = undo.dir.as_ref().expect("set above");
     dir.write_config(&spec::to_stored(&options.config.spec))?;
     dir.write_record(&undo.record)?;
-    let console = options.console_socket.as_deref().map(tty::connect_console).transpose()?;
     let socket = match options.start {
         Start::Later => Some(start::listen_in(dir.fd())?),
         Start::Here => None,
     };
-    let cgroup = plan.cgroup.create(warnings)?;
+    let mut cgroup = plan.cgroup.create(warnings)?;
+    cgroup.prepare_join()?;
     let born = fork(&plan, &host, &cgroup, dir, socket)?;
     undo.poststop = Some(&plan.hooks);
     let mut waiting = build(&plan, &host, options, &undo.record, born, warnings)?;
@@ -99,13 +105,7 @@ pub(crate) fn create(
         options.pid_file.as_deref(),
         options.pidfd_socket.as_deref(),
     )?;
-    let terminal = match (waiting.take_terminal(), console) {
-        (Some(master), Some(console)) => {
-            tty::send_master(&console, master.as_fd(), "/dev/ptmx")?;
-            None
-        }
-        (terminal, _) => terminal,
-    };
+    let terminal = hand_over(waiting.take_terminal(), options.console_socket.as_deref())?;
     let (Running { pid, pidfd }, channel) = waiting.into_parts();
     let dir = undo.dir.take().expect("set above");
     let record = undo.record.clone();
@@ -249,7 +249,7 @@ pub(crate) fn announce(
 pub(crate) fn hand_over(terminal: Option<OwnedFd>, socket: Option<&Path>) -> Result<Option<OwnedFd>> {
     match (terminal, socket) {
         (Some(master), Some(path)) => {
-            tty::send_terminal(path, master.as_fd(), "/dev/ptmx").map(|()| None)
+            tty::send_terminal(path, master.as_fd()).map(|()| None)
         }
         (terminal, _) => Ok(terminal),
     }

@@ -5,6 +5,7 @@
 
 mod caps;
 mod cgroup;
+mod children;
 mod container;
 mod create;
 mod error;
@@ -36,10 +37,11 @@ mod uts;
 mod validate;
 
 pub use cgroup::stats::Stats;
+pub use children::{keep_child_statuses, reap_child};
 pub use container::{
     Container, CreateOptions, ExecOptions, Listing, Process, Report, Rootless, Start, Status,
 };
-pub use error::{Cause, Error, ErrorKind, Result};
+pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
 pub use seal::protect_own_binary;
 pub use timestamp::{rfc3339, rfc3339_nano};

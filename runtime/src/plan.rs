@@ -1,7 +1,5 @@
 //! Configuration and host facts to a plan: everything that can be decided before the fork.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -15,8 +13,6 @@ use crate::idmap::{self, Maps, Writer};
 use crate::keyring::Keyring;
 use crate::lifecycle::Hooks;
 use crate::lsm;
-use crate::mount::cgroupfs::Cgroups;
-use crate::mount::rootfs::Change;
 use crate::mount;
 use crate::namespaces::{self, Order};
 use crate::process::program::{self, Inherit, Program};
@@ -39,7 +35,6 @@ pub(crate) struct Plan {
     pub uts: uts::Plan,
     pub keyring: Option<Keyring>,
     pub mounts: mount::Plan,
-    pub change: Change,
     pub sysctls: Vec<sysctl::Sysctl>,
     pub hooks: Hooks,
     pub program: Program,
@@ -83,8 +78,7 @@ pub(crate) fn plan(
         .transpose()?;
     Ok(Plan {
         id: id.to_owned(),
-        rootfs: OsStr::from_bytes(mounts.rootfs.to_bytes()).into(),
-        change: if options.no_pivot { Change::Move } else { Change::Pivot },
+        rootfs: mounts.rootfs().to_owned(),
         cgroup,
         order,
         maps,
@@ -109,13 +103,14 @@ fn mounts(
     cgroup: &cgroup::Plan,
     warnings: &mut Vec<String>,
 ) -> Result<mount::Plan> {
-    let (v1, unified) = cgroup.directories();
     let facts = mount::Facts {
-        userns: namespaces.has(libc::CLONE_NEWUSER),
+        user_namespace: namespaces.has(libc::CLONE_NEWUSER),
         mount_namespace: namespaces.has(libc::CLONE_NEWNS),
         pid_namespace: namespaces.has(libc::CLONE_NEWPID),
         cgroup_namespace: namespaces.has(libc::CLONE_NEWCGROUP),
-        cgroups: Cgroups { layout: &host.layout, v1: &v1, unified: unified.as_deref() },
+        no_pivot: options.no_pivot,
+        layout: &host.layout,
+        cgroup_dirs: cgroup.paths(),
     };
     mount::plan(spec, &options.bundle, &facts, warnings)
 }

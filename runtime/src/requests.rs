@@ -80,13 +80,8 @@ fn unexpected(what: &str) -> Error {
 
 impl Requests for Answers<'_> {
     fn open(&mut self, wanted: Wanted, pid: i32) -> Result<OwnedFd> {
-        // Through the child's root, so that the descriptor belongs to its mount namespace.
-        let path = format!("/proc/{pid}/root");
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let root = open(path.as_str(), flags, Mode::empty())
-            .call("open")
-            .context("open", format!("{path:?}"))?;
-        bind::open_for_child(&self.plan()?.mounts, wanted, root.as_fd())
+        let (_, proc) = self.program()?;
+        bind::open_for_child(&self.plan()?.mounts, wanted, pid, proc.as_fd())
     }
 
     fn idmap(&mut self, mount: usize, tree: OwnedFd, pid: i32) -> Result<()> {

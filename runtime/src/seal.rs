@@ -28,6 +28,7 @@ use nix::unistd::{AccessFlags, faccessat, geteuid};
 
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::sys;
+use crate::sys::mount::Depth;
 
 const EXE: &str = "/proc/self/exe";
 
@@ -88,7 +89,9 @@ fn is_sealed() -> bool {
 
 fn read_only_clone() -> sys::Result<OwnedFd> {
     let exe = nix::fcntl::open(EXE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).call("open")?;
-    sys::mount::read_only_clone(exe.as_fd())
+    let tree = sys::mount::clone_tree(exe.as_fd(), c"", Depth::Top, true)?;
+    sys::mount::set_attributes(tree.as_fd(), Depth::Top, sys::mount::MOUNT_ATTR_RDONLY, 0)?;
+    Ok(tree)
 }
 
 fn sealed_copy() -> Result<OwnedFd> {

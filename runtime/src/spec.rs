@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::caps;
-use crate::error::{Call, Context, Error, Result, quote};
+use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 
 /// The longest file that is read. A configuration of 10,000 mounts has 3 MiB; `execve` takes 6 MiB
 /// of arguments and environment.

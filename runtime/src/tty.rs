@@ -20,6 +20,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::sys;
@@ -35,17 +36,21 @@ const SOCKET_PATH: usize = 108;
 
 /// The master end of a pseudo-terminal, unlocked.
 #[derive(Debug)]
-pub(crate) struct Pty {
+struct Pty {
     master: OwnedFd,
 }
 
 impl Pty {
     /// Opens a pair from `/dev/ptmx` of the calling process' own root.
-    pub(crate) fn open() -> Result<Self> {
+    fn open() -> Result<Self> {
         let path = Path::new("/dev/ptmx");
-        let ptmx = open(path, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())
-            .call("openat")
-            .context("open", quote(path))?;
+        let ptmx = open(
+            path,
+            OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )
+        .call("openat")
+        .context("open", quote(path))?;
         Self::unlocked(ptmx)
     }
 
@@ -53,8 +58,10 @@ impl Pty {
     ///
     /// # Errors
     /// `Invalid` when the descriptor is not the multiplexer of a devpts.
-    pub(crate) fn open_in(ptmx: OwnedFd) -> Result<Self> {
-        let magic = fstatfs(&ptmx).call("fstatfs").context("check", "/dev/pts/ptmx")?;
+    fn open_in(ptmx: OwnedFd) -> Result<Self> {
+        let magic = fstatfs(&ptmx)
+            .call("fstatfs")
+            .context("check", "/dev/pts/ptmx")?;
         if magic.filesystem_type() != DEVPTS {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -82,7 +89,7 @@ impl Pty {
     /// Opens the slave end, close-on-exec, without making it the controlling terminal, and clears
     /// `ONLCR`: the caller's terminal already turns line feeds into new lines, and a log of the
     /// output is not to have carriage returns that the program did not write.
-    pub(crate) fn peer(&self) -> Result<OwnedFd> {
+    fn peer(&self) -> Result<OwnedFd> {
         let slave =
             sys::tty::open_peer(self.master.as_fd()).context("open", "pseudo-terminal slave")?;
         if !SLAVE_MAJORS.contains(&device(&slave, "pseudo-terminal slave")?.0) {
@@ -93,8 +100,9 @@ impl Pty {
                 "is not a pseudo-terminal",
             ));
         }
-        let mut modes =
-            termios::tcgetattr(&slave).call("tcgetattr").context("read", "terminal modes")?;
+        let mut modes = termios::tcgetattr(&slave)
+            .call("tcgetattr")
+            .context("read", "terminal modes")?;
         modes.output_flags.remove(OutputFlags::ONLCR);
         termios::tcsetattr(&slave, SetArg::TCSANOW, &modes)
             .call("tcsetattr")
@@ -102,20 +110,11 @@ impl Pty {
         Ok(slave)
     }
 
-    /// The slave's name in its devpts, `/dev/pts/N`.
-    pub(crate) fn name(&self) -> Result<String> {
-        let number =
-            sys::tty::number(self.master.as_fd()).context("name", "pseudo-terminal slave")?;
-        Ok(format!("/dev/pts/{number}"))
-    }
-
-    /// Sets the window size.
-    pub(crate) fn set_size(&self, columns: u16, rows: u16) -> Result<()> {
+    fn set_size(&self, columns: u16, rows: u16) -> Result<()> {
         sys::tty::set_size(self.master.as_fd(), columns, rows).context("resize", "pseudo-terminal")
     }
 
-    /// Gives up the master end.
-    pub(crate) fn into_master(self) -> OwnedFd {
+    fn into_master(self) -> OwnedFd {
         self.master
     }
 }
@@ -126,25 +125,60 @@ impl AsFd for Pty {
     }
 }
 
-/// Makes `slave` the controlling terminal of the calling session leader.
-pub(crate) fn set_controlling(slave: BorrowedFd<'_>) -> Result<()> {
-    sys::tty::set_controlling(slave).context("set", "controlling terminal")
+/// Makes a terminal from the devpts of the calling process' root: the container's, after
+/// `pivot_root`. Returns the master and the slave end; 0 by 0 leaves the size alone.
+///
+/// # Errors
+/// `ENOENT` when `/dev/pts` has no devpts and there is no `/dev/ptmx` either.
+pub(crate) fn open_inside(rows: u16, columns: u16) -> Result<(OwnedFd, OwnedFd)> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let pty = match open("/dev/pts/ptmx", flags, Mode::empty()) {
+        Ok(ptmx) => Pty::open_in(ptmx)?,
+        // A configuration without a devpts mount may still bring the host's /dev.
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Pty::open()?,
+        Err(errno) => {
+            return Err(errno)
+                .call("openat")
+                .context("open", "\"/dev/pts/ptmx\"");
+        }
+    };
+    if rows != 0 || columns != 0 {
+        pty.set_size(columns, rows)?;
+    }
+    let slave = pty.peer()?;
+    Ok((pty.into_master(), slave))
+}
+
+/// Makes `slave` the controlling terminal of the calling session leader, and its standard streams.
+pub(crate) fn take(slave: OwnedFd) -> Result<()> {
+    sys::tty::set_controlling(slave.as_fd()).context("set", "controlling terminal")?;
+    dup2_stdin(&slave)
+        .call("dup2")
+        .context("connect", "standard input")?;
+    dup2_stdout(&slave)
+        .call("dup2")
+        .context("connect", "standard output")?;
+    dup2_stderr(&slave)
+        .call("dup2")
+        .context("connect", "standard error")
 }
 
 fn device(fd: &OwnedFd, subject: &str) -> Result<(u64, u64)> {
     let stat = fstat(fd).call("fstat").context("check", subject)?;
     let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-    if kind != SFlag::S_IFCHR {
-        return Ok((0, 0));
-    }
-    Ok((major(stat.st_rdev), minor(stat.st_rdev)))
+    // No character device has the number 0:0.
+    Ok(if kind == SFlag::S_IFCHR {
+        (major(stat.st_rdev), minor(stat.st_rdev))
+    } else {
+        (0, 0)
+    })
 }
 
-/// Connects to a console socket; [`send_master`] uses the connection.
+/// Connects to a console socket.
 ///
 /// # Errors
 /// `Invalid` for a path longer than a socket address, otherwise the failed call.
-pub(crate) fn connect_console(path: &Path) -> Result<UnixStream> {
+fn connect_console(path: &Path) -> Result<UnixStream> {
     if path.as_os_str().len() >= SOCKET_PATH {
         return Err(Error::new(
             ErrorKind::Invalid,
@@ -153,15 +187,13 @@ pub(crate) fn connect_console(path: &Path) -> Result<UnixStream> {
             format!("is longer than {} bytes", SOCKET_PATH - 1),
         ));
     }
-    UnixStream::connect(path).call("connect").context("connect to console socket", quote(path))
+    UnixStream::connect(path)
+        .call("connect")
+        .context("connect to console socket", quote(path))
 }
 
 /// Sends a master end with its name as payload, in one message.
-pub(crate) fn send_master(
-    socket: BorrowedFd<'_>,
-    master: BorrowedFd<'_>,
-    name: &str,
-) -> Result<()> {
+fn send_master(socket: BorrowedFd<'_>, master: BorrowedFd<'_>, name: &str) -> Result<()> {
     let payload = [IoSlice::new(name.as_bytes())];
     let fds = [master.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
@@ -181,10 +213,16 @@ pub(crate) fn send_master(
 }
 
 /// Sends a terminal's master end over the console socket at `socket_path` and closes the
-/// connection. The payload is `name`; one descriptor comes with it.
-pub fn send_terminal(socket_path: &Path, master: BorrowedFd<'_>, name: &str) -> Result<()> {
+/// connection. The payload is the terminal's name in its devpts; one descriptor comes with it.
+pub fn send_terminal(socket_path: &Path, master: BorrowedFd<'_>) -> Result<()> {
     let socket = connect_console(socket_path)?;
-    send_master(socket.as_fd(), master, name)
+    send_master(socket.as_fd(), master, &name(master)?)
+}
+
+/// The terminal's name in its devpts, `/dev/pts/N`.
+fn name(master: BorrowedFd<'_>) -> Result<String> {
+    let number = sys::tty::number(master).context("name", "pseudo-terminal")?;
+    Ok(format!("/dev/pts/{number}"))
 }
 
 /// Gives the terminal behind a master end the window size of another terminal.
@@ -207,9 +245,13 @@ impl Terminal {
     /// # Errors
     /// The failed call; `ENOTTY` when `fd` is no terminal.
     pub fn raw(fd: BorrowedFd<'_>) -> Result<Self> {
-        let terminal = fd.try_clone_to_owned().call("fcntl").context("copy", "terminal")?;
-        let cooked =
-            termios::tcgetattr(&terminal).call("tcgetattr").context("read", "terminal modes")?;
+        let terminal = fd
+            .try_clone_to_owned()
+            .call("fcntl")
+            .context("copy", "terminal")?;
+        let cooked = termios::tcgetattr(&terminal)
+            .call("tcgetattr")
+            .context("read", "terminal modes")?;
         let raw = Self { terminal, cooked };
         raw.reapply()?;
         Ok(raw)
@@ -264,7 +306,11 @@ mod tests {
     #[test]
     fn the_name_is_a_number_of_devpts() {
         let pty = Pty::open().unwrap();
-        let number = pty.name().unwrap().strip_prefix("/dev/pts/").unwrap().parse::<u32>();
+        let number = name(pty.as_fd())
+            .unwrap()
+            .strip_prefix("/dev/pts/")
+            .unwrap()
+            .parse::<u32>();
         assert!(number.is_ok());
     }
 
@@ -272,11 +318,26 @@ mod tests {
     fn only_ptmx_of_a_devpts_is_a_ptmx() {
         for path in ["/dev/null", "/proc/self/status"] {
             let fd = OwnedFd::from(File::open(path).unwrap());
-            assert_eq!(Pty::open_in(fd).unwrap_err().kind(), ErrorKind::Invalid, "{path}");
+            assert_eq!(
+                Pty::open_in(fd).unwrap_err().kind(),
+                ErrorKind::Invalid,
+                "{path}"
+            );
         }
-        let ptmx =
-            File::options().read(true).write(true).open("/dev/pts/ptmx").map(OwnedFd::from).unwrap();
+        let ptmx = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/pts/ptmx")
+            .map(OwnedFd::from)
+            .unwrap();
         assert!(Pty::open_in(ptmx).unwrap().peer().is_ok());
+    }
+
+    #[test]
+    fn a_terminal_has_the_size_asked_for() {
+        let (master, slave) = open_inside(24, 80).unwrap();
+        assert_eq!(sys::tty::size(slave.as_fd()).unwrap(), (80, 24));
+        drop(master);
     }
 
     #[test]
@@ -284,16 +345,26 @@ mod tests {
         let pty = Pty::open().unwrap();
         let slave = pty.peer().unwrap();
         let echo = |fd: &OwnedFd| {
-            termios::tcgetattr(fd).unwrap().local_flags.contains(LocalFlags::ECHO)
+            termios::tcgetattr(fd)
+                .unwrap()
+                .local_flags
+                .contains(LocalFlags::ECHO)
         };
         assert!(echo(&slave));
         let raw = Terminal::raw(slave.as_fd()).unwrap();
         assert!(!echo(&slave));
-        assert!(termios::tcgetattr(&slave).unwrap().output_flags.contains(OutputFlags::OPOST));
+        assert!(
+            termios::tcgetattr(&slave)
+                .unwrap()
+                .output_flags
+                .contains(OutputFlags::OPOST)
+        );
         drop(raw);
         assert!(echo(&slave));
         assert_eq!(
-            Terminal::raw(File::open("/dev/null").unwrap().as_fd()).unwrap_err().errno(),
+            Terminal::raw(File::open("/dev/null").unwrap().as_fd())
+                .unwrap_err()
+                .errno(),
             Some(Errno::ENOTTY)
         );
     }
@@ -310,7 +381,7 @@ mod tests {
     fn the_console_socket_gets_one_descriptor_and_the_name() {
         let (here, there) = UnixStream::pair().unwrap();
         let pty = Pty::open().unwrap();
-        let name = pty.name().unwrap();
+        let name = name(pty.as_fd()).unwrap();
         send_master(here.as_fd(), pty.as_fd(), &name).unwrap();
         drop(here);
         let mut payload = [0; 64];
@@ -342,6 +413,9 @@ mod tests {
     fn a_long_socket_path_is_named() {
         let path = format!("/tmp/{}", "x".repeat(120));
         let error = connect_console(Path::new(&path)).unwrap_err();
-        assert!(error.to_string().contains("is longer than 107 bytes"), "{error}");
+        assert!(
+            error.to_string().contains("is longer than 107 bytes"),
+            "{error}"
+        );
     }
 }

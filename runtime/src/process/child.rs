@@ -16,7 +16,6 @@ use crate::mount;
 use crate::namespaces::Open;
 use crate::plan::Plan;
 use crate::process::channel::{Channel, FromChild, FromCreator};
-use crate::process::program::TerminalSize;
 use crate::process::{join, program};
 use crate::procfs::Procfs;
 use crate::sys;
@@ -81,12 +80,12 @@ fn build(
     plan.uts.apply()?;
     plan.bring_loopback_up()?;
     plan.join_keyring(proc)?;
-    let mut root = mount::rootfs::open(&plan.mounts, &mut creator)?;
+    let mut root = mount::Root::open(&plan.mounts, &mut creator)?;
     root.mount_all(&plan.mounts, &mut creator)?;
     root.devices(&plan.mounts)?;
     sysctl::apply(proc, &plan.sysctls)?;
     hooks_due(plan, channel)?;
-    let inside = root.pivot(&plan.mounts, plan.change)?;
+    let inside = root.enter(&plan.mounts)?;
     let mut program = plan.program.clone();
     program.make_cwd()?;
     take_terminal(&program, &inside, channel)?;
@@ -139,34 +138,14 @@ fn hooks_due(plan: &Plan, channel: &Channel) -> Result<()> {
 /// Makes the terminal from the container's own devpts and takes it as standard streams.
 fn take_terminal(
     program: &program::Program,
-    inside: &mount::rootfs::Inside,
+    inside: &mount::Inside,
     channel: &Channel,
 ) -> Result<()> {
     let Some(size) = program.terminal else { return Ok(()) };
-    let (master, slave) = terminal(size)?;
+    let (master, slave) = tty::open_inside(size.rows, size.columns)?;
     channel.send(&FromChild::Terminal, Some(master.as_fd())).context("send", "the terminal")?;
     inside.console(slave.as_fd())?;
-    take_streams(&slave)
-}
-
-/// Both ends of a terminal of the current root's devpts.
-pub(crate) fn terminal(size: TerminalSize) -> Result<(OwnedFd, OwnedFd)> {
-    let pty = tty::Pty::open()?;
-    if size != TerminalSize::default() {
-        pty.set_size(size.columns, size.rows)?;
-    }
-    let slave = pty.peer()?;
-    Ok((pty.into_master(), slave))
-}
-
-/// Makes the slave the session's terminal and the standard streams.
-pub(crate) fn take_streams(slave: &OwnedFd) -> Result<()> {
-    tty::set_controlling(slave.as_fd())?;
-    nix::unistd::dup2_stdin(slave)
-        .and_then(|()| nix::unistd::dup2_stdout(slave))
-        .and_then(|()| nix::unistd::dup2_stderr(slave))
-        .call("dup2")
-        .context("take", "the terminal")
+    tty::take(slave)
 }
 
 /// After `start`: hooks, filter, program. Returns only an error.

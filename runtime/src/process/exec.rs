@@ -27,6 +27,7 @@ use crate::process::program::Program;
 use crate::procfs::Procfs;
 use crate::sys;
 use crate::sys::clone::{Cloned, Parent, SingleThreaded};
+use crate::tty;
 
 /// What `/proc/PID/cmdline` of the joining process shows.
 const TITLE: &[u8] = b"bulkhead exec";
@@ -179,9 +180,9 @@ fn enter_root(root: BorrowedFd<'_>) -> Result<()> {
 
 fn take_terminal(program: &Program, channel: &Channel) -> Result<()> {
     let Some(size) = program.terminal else { return Ok(()) };
-    let (master, slave) = child::terminal(size)?;
+    let (master, slave) = tty::open_inside(size.rows, size.columns)?;
     channel.send(&FromChild::Terminal, Some(master.as_fd())).context("send", "the terminal")?;
-    child::take_streams(&slave)
+    tty::take(slave)
 }
 
 /// An error for a container that cannot be joined.

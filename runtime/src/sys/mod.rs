@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod bpf;
+pub(crate) mod children;
 pub(crate) mod clone;
 pub(crate) mod fd;
 pub(crate) mod keyring;

@@ -1,0 +1,135 @@
+//! What `create` and `run` share: flags, options for the library, and the life of a container in
+//! the foreground, which `try` has too.
+
+use std::fs;
+use std::path::PathBuf;
+
+use clap::Args;
+use runtime::{Call, Container, Context, CreateOptions, Start, load_config, quote};
+
+use crate::environment::Environment;
+use crate::foreground::{Foreground, check_terminal};
+use crate::notify::Proxy;
+use crate::program::Failure;
+use crate::session::{Session, absolute};
+
+/// Flags of a new container.
+#[derive(Debug, Args)]
+pub struct NewContainer {
+    /// The bundle directory
+    #[arg(
+        long,
+        short,
+        value_name = "dir",
+        default_value = ".",
+        hide_default_value = true
+    )]
+    bundle: PathBuf,
+    /// Unix socket that receives the master end of the container's terminal
+    #[arg(long, value_name = "path")]
+    console_socket: Option<PathBuf>,
+    /// Unix socket that receives a pidfd of the container's process
+    #[arg(long, value_name = "path")]
+    pidfd_socket: Option<PathBuf>,
+    /// Write the pid of the container's process to this file
+    #[arg(long, value_name = "path")]
+    pid_file: Option<PathBuf>,
+    /// Enter the root file system without pivot_root, for a bundle on a ramdisk
+    #[arg(long)]
+    no_pivot: bool,
+    /// Keep the caller's session keyring
+    #[arg(long)]
+    no_new_keyring: bool,
+    /// Pass this many descriptors on, beside standard streams and those of $LISTEN_FDS
+    #[arg(long, value_name = "n", default_value_t = 0, hide_default_value = true)]
+    preserve_fds: u32,
+}
+
+impl NewContainer {
+    /// Loads the configuration and resolves everything against the caller's directory.
+    ///
+    /// # Errors
+    /// Also when terminal, `detach` and the console socket do not go together.
+    pub fn options(
+        self,
+        session: &Session,
+        start: Start,
+        detach: bool,
+    ) -> Result<CreateOptions, Failure> {
+        let bundle = fs::canonicalize(&self.bundle)
+            .call("open")
+            .context("open bundle", quote(&self.bundle))?;
+        let config = session.warned(|warnings| load_config(&bundle, warnings))?;
+        let terminal = config
+            .spec
+            .process()
+            .as_ref()
+            .and_then(|p| p.terminal())
+            .unwrap_or(false);
+        check_terminal(detach, terminal, self.console_socket.is_some())?;
+        let path = |path: Option<PathBuf>| path.map(|p| absolute(&p)).transpose();
+        let environment = Environment::read();
+        Ok(CreateOptions {
+            config,
+            bundle,
+            console_socket: path(self.console_socket)?,
+            pid_file: path(self.pid_file)?,
+            pidfd_socket: path(self.pidfd_socket)?,
+            no_pivot: self.no_pivot,
+            no_new_keyring: self.no_new_keyring,
+            preserve_fds: self.preserve_fds,
+            listen_fds: environment.listen_fds,
+            listen_names: environment.listen_names,
+            notify_socket: environment.notify_socket.map(PathBuf::from),
+            systemd_cgroup: session.systemd_cgroup,
+            rootless: session.rootless,
+            start,
+        })
+    }
+}
+
+/// What becomes of a container after it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    /// It goes on alone.
+    pub detach: bool,
+    /// Its state stays when it has ended.
+    pub keep: bool,
+    /// Orphans of its processes become ours while we wait.
+    pub subreaper: bool,
+}
+
+/// Creates and starts a container, and stays with it unless it is detached. Returns its exit code.
+/// A container that could not be started is gone again.
+pub fn run(session: &Session, id: &str, options: CreateOptions, life: Life) -> Result<u8, Failure> {
+    let notify = options.notify_socket.clone();
+    let foreground = (!life.detach)
+        .then(|| Foreground::prepare(life.subreaper))
+        .transpose()?;
+    let (mut container, process) =
+        session.warned(|warnings| Container::create(&session.root, id, options, warnings))?;
+    let started = notify
+        .map(|host| Proxy::bind(&session.root, id, host))
+        .transpose()
+        .and_then(|proxy| {
+            session.warned(|warnings| container.start(warnings))?;
+            Ok(proxy)
+        });
+    let ended = started.and_then(|proxy| match (&foreground, proxy) {
+        (Some(foreground), proxy) => foreground.relay(process, proxy),
+        (None, Some(proxy)) => {
+            let pid = u32::try_from(process.pid).expect("a pid is positive");
+            proxy
+                .wait(std::os::fd::AsFd::as_fd(&process.pidfd), pid)
+                .map(|()| 0)
+        }
+        (None, None) => Ok(0),
+    });
+    let stays = ended.is_ok() && (life.detach || life.keep);
+    if !stays {
+        let removed = session.warned(|warnings| container.delete(true, warnings));
+        // The first failure is the one to tell.
+        return ended.and_then(|code| removed.map(|()| code));
+    }
+    ended
+}

@@ -1,0 +1,39 @@
+use clap::Args;
+use runtime::{Container, ErrorKind};
+
+use crate::program::Failure;
+use crate::session::Session;
+
+/// Remove what a container holds
+#[derive(Debug, Args)]
+pub struct Delete {
+    /// Kill the container first if it runs; succeed when there is none
+    #[arg(long, short)]
+    force: bool,
+    /// The container's name
+    #[arg(value_name = "container-id")]
+    id: String,
+}
+
+impl super::Command for Delete {
+    const NAME: &'static str = "delete";
+
+    fn run(self, session: &Session) -> Result<u8, Failure> {
+        runtime::keep_child_statuses()?;
+        match Container::load(&session.root, &self.id) {
+            Ok(container) => session.warned(|warnings| container.delete(self.force, warnings))?,
+            // A bad name is nobody's remains.
+            Err(error) if error.kind() == ErrorKind::Invalid => return Err(error.into()),
+            // An aborted create may have left a directory that is no container yet.
+            Err(error) if self.force || error.kind() == ErrorKind::NotFound => {
+                let removed = Container::delete_remains(&session.root, &self.id);
+                if !self.force {
+                    return Err(error.into());
+                }
+                removed.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,403 @@
+//! `bulkhead try`: a shell or a program in a throwaway copy of this machine.
+//!
+//! The root is a tmpfs with one overlay for each directory of `/`: the host's below, the tmpfs above.
+//! One overlay of `/` itself would be simpler, but in a user namespace the kernel refuses a lower
+//! layer with mounts of the host beneath it, and `/` always has some. A directory for which the kernel
+//! refuses that (`/mnt` with a mount in it, say) is bound read-only, with all that is mounted in it.
+//! For root, mounts deeper inside an overlaid directory are not seen: their mount points look empty.
+//!
+//! All of it lives in a mount namespace of our own, the container's state too. When the last process
+//! is gone nothing is left but an empty directory, which is removed at the end.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{getegid, geteuid, mkdtemp};
+use oci_spec::runtime::Spec;
+use runtime::{Call, Config, Context, CreateOptions, Rootless, Start, quote};
+use serde_json::{Value, json};
+
+use super::container::{self, Life};
+use crate::argv::Order;
+use crate::environment::Environment;
+use crate::program::Failure;
+use crate::session::Session;
+
+/// What Docker gives to a container.
+const CAPABILITIES: [&str; 14] = [
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+];
+/// Directories of `/` that the container gets fresh.
+const FRESH: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
+/// Variables of the caller that the program may see: a terminal program needs them, and none of them
+/// is a secret.
+const ENVIRONMENT: [&str; 6] = ["HOME", "LANG", "LC_ALL", "TERM", "TZ", "COLORTERM"];
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Run a program in a throwaway copy of this machine, without network
+///
+/// What it changes is forgotten at its end.
+#[derive(Debug, Args)]
+pub struct Try {
+    /// The program and its arguments [default: $SHELL]
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+impl super::Command for Try {
+    const NAME: &'static str = "try";
+    const ARITY: super::Arity = super::Arity::AtLeast(0);
+    const ORDER: Order = Order::FlagsFirst;
+    const GUARDED: bool = true;
+
+    fn run(self, session: &Session) -> Result<u8, Failure> {
+        runtime::keep_child_statuses()?;
+        let ordinary = !geteuid().is_root();
+        let base = scratch()?;
+        let ended = enter(ordinary).and_then(|()| self.inside(session, &base, ordinary));
+        // Lazily: a daemon that the program left behind may hold a file.
+        let _ = umount2(&base, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&base);
+        ended
+    }
+}
+
+impl Try {
+    fn inside(self, session: &Session, base: &Path, ordinary: bool) -> Result<u8, Failure> {
+        mount_at(
+            "tmpfs",
+            base,
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+            "mode=755",
+        )?;
+        let layers = Layers { base, ordinary };
+        let bound = layers.build()?;
+        let config = Config {
+            spec: self.spec(&layers.root(), &bound)?,
+        };
+        let options = CreateOptions {
+            config,
+            bundle: base.to_owned(),
+            console_socket: None,
+            pid_file: None,
+            pidfd_socket: None,
+            no_pivot: false,
+            no_new_keyring: false,
+            preserve_fds: 0,
+            listen_fds: 0,
+            listen_names: None,
+            notify_socket: None,
+            systemd_cgroup: false,
+            rootless: if ordinary {
+                Rootless::Yes
+            } else {
+                session.rootless
+            },
+            start: Start::Here,
+        };
+        let life = Life {
+            detach: false,
+            keep: false,
+            subreaper: true,
+        };
+        let own = session.with_root(base.join("state"));
+        container::run(&own, &format!("try-{}", std::process::id()), options, life)
+    }
+
+    fn spec(self, root: &Path, bound: &[String]) -> Result<Spec, Failure> {
+        let shell = || std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned());
+        let args = if self.command.is_empty() {
+            vec![shell()]
+        } else {
+            self.command
+        };
+        let terminal = nix::unistd::isatty(std::io::stdin()).unwrap_or(false);
+        let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let directory = if is_fresh(&directory) {
+            Path::new("/")
+        } else {
+            &directory
+        };
+        serde_json::from_value(document(&args, terminal, directory, root, bound))
+            .map_err(Failure::from_json)
+    }
+}
+
+fn document(args: &[String], terminal: bool, cwd: &Path, root: &Path, bound: &[String]) -> Value {
+    let inherited = ENVIRONMENT
+        .iter()
+        .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+    let env: Vec<String> = [PATH.to_owned()].into_iter().chain(inherited).collect();
+    let fixed = [
+        ("/proc", "proc", &["nosuid", "noexec", "nodev"][..]),
+        (
+            "/dev",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        (
+            "/dev/pts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+            ],
+        ),
+        (
+            "/dev/shm",
+            "tmpfs",
+            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
+        ),
+        ("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        ("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
+    ];
+    let fixed = fixed.map(|(destination, kind, options)| {
+        json!({"destination": destination, "type": kind, "source": kind, "options": options})
+    });
+    let bound = bound.iter().map(|path| {
+        json!({"destination": path, "type": "bind", "source": path, "options": ["rbind", "rro"]})
+    });
+    let namespaces =
+        ["pid", "network", "ipc", "uts", "mount", "cgroup"].map(|kind| json!({"type": kind}));
+    json!({
+        "ociVersion": crate::program::SPEC,
+        "hostname": "try",
+        "root": {"path": root},
+        "process": {
+            "terminal": terminal,
+            "user": {"uid": 0, "gid": 0},
+            "args": args,
+            "env": env,
+            "cwd": cwd,
+            "noNewPrivileges": true,
+            "capabilities": {
+                "bounding": CAPABILITIES, "effective": CAPABILITIES, "permitted": CAPABILITIES,
+            },
+        },
+        "mounts": fixed.into_iter().chain(bound).collect::<Vec<_>>(),
+        "linux": {
+            "namespaces": namespaces,
+            "maskedPaths": [
+                "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
+                "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list",
+                "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware",
+            ],
+            "readonlyPaths": [
+                "/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger",
+            ],
+        },
+    })
+}
+
+/// A new directory of our own to mount on. One for each call: removing a directory takes away what is
+/// mounted on it in every other namespace.
+fn scratch() -> Result<PathBuf, Failure> {
+    let parent = Environment::read()
+        .runtime_directory()
+        .unwrap_or_else(std::env::temp_dir);
+    let template = parent.join("bulkhead-try-XXXXXX");
+    Ok(mkdtemp(&template)
+        .call("mkdtemp")
+        .context("create", quote(&template))?)
+}
+
+/// Enters a mount namespace from which nothing propagates; an ordinary user becomes root of a user
+/// namespace that knows only this user.
+fn enter(ordinary: bool) -> Result<(), Failure> {
+    let (uid, gid) = (geteuid(), getegid());
+    let mut kinds = CloneFlags::CLONE_NEWNS;
+    kinds.set(CloneFlags::CLONE_NEWUSER, ordinary);
+    unshare(kinds)
+        .call("unshare")
+        .context("make", "namespaces")?;
+    if ordinary {
+        for (file, text) in [
+            // Groups must be fixed first: dropping one could grant what it denies (CVE-2014-8989).
+            ("setgroups", "deny".to_owned()),
+            ("uid_map", format!("0 {uid} 1")),
+            ("gid_map", format!("0 {gid} 1")),
+        ] {
+            let path = Path::new("/proc/self").join(file);
+            fs::write(&path, text)
+                .call("write")
+                .context("write", quote(&path))?;
+        }
+    }
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .call("mount")
+    .context("make private", "\"/\"")?;
+    Ok(())
+}
+
+fn mount_at(kind: &str, target: &Path, flags: MsFlags, data: &str) -> Result<(), Failure> {
+    mount(Some(kind), target, Some(kind), flags, Some(data))
+        .call("mount")
+        .context("mount", quote(target))?;
+    Ok(())
+}
+
+fn is_fresh(path: &Path) -> bool {
+    let first = path.iter().nth(1).and_then(OsStr::to_str);
+    first.is_some_and(|name| FRESH.contains(&name))
+}
+
+/// The copy of the host's root.
+struct Layers<'a> {
+    base: &'a Path,
+    ordinary: bool,
+}
+
+impl Layers<'_> {
+    fn root(&self) -> PathBuf {
+        self.base.join("root")
+    }
+
+    /// Builds the root; returns the directories that must be bound instead of overlaid.
+    fn build(&self) -> Result<Vec<String>, Failure> {
+        let root = self.root();
+        self.make(&root, 0o755)?;
+        let mut bound = Vec::new();
+        let entries = fs::read_dir("/").call("open").context("read", "\"/\"")?;
+        for entry in entries {
+            let entry = entry.call("getdents64").context("read", "\"/\"")?;
+            let (host, target) = (entry.path(), root.join(entry.file_name()));
+            let Ok(kind) = entry.file_type() else {
+                continue;
+            };
+            if kind.is_symlink() {
+                let to = fs::read_link(&host)
+                    .call("readlink")
+                    .context("read", quote(&host))?;
+                symlink(to, &target)
+                    .call("symlink")
+                    .context("create", quote(&target))?;
+            } else if kind.is_dir() {
+                let name = entry.file_name();
+                if FRESH.iter().any(|fresh| *fresh == name) {
+                    self.make(&target, if name == "tmp" { 0o1777 } else { 0o755 })?;
+                } else if self.overlay(&host, &target).is_err() {
+                    bound.extend(host.into_os_string().into_string());
+                }
+            }
+        }
+        Ok(bound)
+    }
+
+    fn overlay(&self, host: &Path, target: &Path) -> Result<(), Failure> {
+        let stat = fs::metadata(host)
+            .call("stat")
+            .context("read", quote(host))?;
+        let name = host.file_name().expect("a directory of / has a name");
+        let (upper, work) = (
+            self.base.join("upper").join(name),
+            self.base.join("work").join(name),
+        );
+        // The merged directory shows owner and mode of its upper layer.
+        for directory in [&upper, &work, &target.to_owned()] {
+            self.make(directory, stat.mode() & 0o7777)?;
+        }
+        // In a user namespace an owner that is not mapped cannot be given.
+        let _ = chown(&upper, Some(stat.uid()), Some(stat.gid()));
+        let data = overlay_data(host, &upper, &work, self.ordinary)
+            .ok_or_else(|| Failure::message("no mount option can hold the name"))?;
+        mount_at("overlay", target, MsFlags::MS_NODEV, &data)
+    }
+
+    fn make(&self, path: &Path, mode: u32) -> Result<(), Failure> {
+        fs::create_dir_all(path)
+            .call("mkdir")
+            .context("create", quote(path))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+            .call("chmod")
+            .context("protect", quote(path))?;
+        Ok(())
+    }
+}
+
+/// Mount options; `None` for a name with characters that mean something there.
+fn overlay_data(lower: &Path, upper: &Path, work: &Path, ordinary: bool) -> Option<String> {
+    let plain = |path: &Path| {
+        path.to_str()
+            .filter(|text| !text.contains([',', ':', '\\', '"']))
+            .map(str::to_owned)
+    };
+    let data = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        plain(lower)?,
+        plain(upper)?,
+        plain(work)?
+    );
+    // Without privilege over the host, attributes of overlayfs live in the user's name space (5.11).
+    Some(if ordinary { data + ",userxattr" } else { data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_parses() {
+        let args = ["/bin/sh".to_owned()];
+        let document = document(
+            &args,
+            true,
+            Path::new("/root"),
+            Path::new("/x/root"),
+            &["/mnt".to_owned()],
+        );
+        let spec: Spec = serde_json::from_value(document).unwrap();
+        assert_eq!(spec.mounts().as_ref().unwrap().len(), 7);
+        let process = spec.process().as_ref().unwrap();
+        let capabilities = process.capabilities().as_ref().unwrap();
+        assert_eq!(
+            capabilities.bounding().as_ref().unwrap().len(),
+            CAPABILITIES.len()
+        );
+        assert_eq!(capabilities.inheritable(), &None);
+    }
+
+    #[test]
+    fn names_that_mean_something_are_left_out() {
+        let data =
+            |name: &str| overlay_data(Path::new(name), Path::new("/u"), Path::new("/w"), true);
+        assert_eq!(
+            data("/usr").unwrap(),
+            "lowerdir=/usr,upperdir=/u,workdir=/w,userxattr"
+        );
+        assert_eq!(data("/a:b"), None);
+        assert_eq!(data("/a,b"), None);
+    }
+
+    #[test]
+    fn directories_that_are_fresh() {
+        assert!(is_fresh(Path::new("/tmp/x")) && is_fresh(Path::new("/run")));
+        assert!(!is_fresh(Path::new("/")) && !is_fresh(Path::new("/home/tmp")));
+    }
+}

@@ -1,0 +1,229 @@
+//! What the global options decide: state root, log, cgroup driver.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use runtime::{Call, Container, Context, Rootless, quote};
+
+use crate::environment::Environment;
+use crate::log::Log;
+use crate::program::Failure;
+
+/// State root of root.
+const ROOT: &str = "/run/bulkhead";
+
+/// Options before the command.
+#[derive(Debug, clap::Args)]
+pub struct Global {
+    /// Log debug messages
+    #[arg(long)]
+    debug: bool,
+    /// Append the log to this file instead of writing it to standard error
+    #[arg(long, value_name = "path")]
+    log: Option<PathBuf>,
+    /// Format of the log: text or json
+    #[arg(long, value_name = "format")]
+    log_format: Option<String>,
+    /// Directory of container state [default: /run/bulkhead, or bulkhead in $XDG_RUNTIME_DIR]
+    #[arg(long, value_name = "dir")]
+    root: Option<PathBuf>,
+    /// Put cgroups below systemd's control; cgroupsPath is then slice:prefix:name
+    #[arg(long)]
+    systemd_cgroup: bool,
+    /// Tolerate missing cgroup permissions: true, false or auto
+    #[arg(long, value_name = "mode")]
+    rootless: Option<String>,
+    /// Accepted for old callers; there is no checkpoint
+    #[arg(long, value_name = "path", hide = true)]
+    criu: Option<PathBuf>,
+    /// Print the version
+    #[arg(long, short = 'v')]
+    version: bool,
+}
+
+/// The global options, resolved.
+#[derive(Debug)]
+pub struct Session {
+    /// State root, absolute.
+    pub root: PathBuf,
+    /// Whether `--root` was given.
+    pub explicit_root: bool,
+    /// `--systemd-cgroup`.
+    pub systemd_cgroup: bool,
+    /// `--rootless`.
+    pub rootless: Rootless,
+    /// `--log`, `--log-format`, `--debug`.
+    pub log: Log,
+}
+
+impl Global {
+    /// Opens the log.
+    pub fn open_log(&self) -> Result<Log, Failure> {
+        Log::open(self.log.as_deref(), self.log_format.as_deref(), self.debug)
+    }
+
+    /// Resolves what is not the log. On failure the log is handed back, for the error.
+    pub fn session(self, log: Log, environment: &Environment) -> Result<Session, (Failure, Log)> {
+        match self.resolve(environment) {
+            Ok((root, rootless)) => Ok(Session {
+                root,
+                explicit_root: self.root.is_some(),
+                systemd_cgroup: self.systemd_cgroup,
+                rootless,
+                log,
+            }),
+            Err(failure) => Err((failure, log)),
+        }
+    }
+
+    fn resolve(&self, environment: &Environment) -> Result<(PathBuf, Rootless), Failure> {
+        let rootless = match self.rootless.as_deref() {
+            None | Some("auto") => Rootless::Auto,
+            Some("true" | "1") => Rootless::Yes,
+            Some("false" | "0") => Rootless::No,
+            Some(other) => {
+                let message =
+                    format!("invalid value {other:?} for --rootless: is not true, false or auto");
+                return Err(Failure::message(message));
+            }
+        };
+        Ok((self.root(environment)?, rootless))
+    }
+
+    fn root(&self, environment: &Environment) -> Result<PathBuf, Failure> {
+        if let Some(root) = &self.root {
+            let root = absolute(root)?;
+            // Every directory of the host would look like a container.
+            if fs::canonicalize(&root).is_ok_and(|real| real == Path::new("/")) {
+                return Err(Failure::message("--root must not be the root directory"));
+            }
+            return Ok(root);
+        }
+        match environment.runtime_directory() {
+            Some(directory) => {
+                let root = absolute(&directory.join("bulkhead"))?;
+                make_sticky(&root)?;
+                Ok(root)
+            }
+            None => Ok(PathBuf::from(ROOT)),
+        }
+    }
+}
+
+/// The XDG base directory specification lets cleaners remove what is old and lacks the sticky bit.
+fn make_sticky(root: &Path) -> Result<(), Failure> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(root)
+        .call("mkdir")
+        .context("create", quote(root))?;
+    fs::set_permissions(root, fs::Permissions::from_mode(0o1700))
+        .call("chmod")
+        .context("protect", quote(root))?;
+    Ok(())
+}
+
+/// A path relative to the caller's directory.
+pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    Ok(std::path::absolute(path)
+        .call("getcwd")
+        .context("resolve", quote(path))?)
+}
+
+impl Session {
+    /// The same options with another state root.
+    pub fn with_root(&self, root: PathBuf) -> Session {
+        Session {
+            root,
+            explicit_root: true,
+            log: self.log.clone(),
+            ..*self
+        }
+    }
+
+    /// Opens a container.
+    pub fn container(&self, id: &str) -> Result<Container, Failure> {
+        Ok(Container::load(&self.root, id)?)
+    }
+
+    /// Runs an operation of the library and logs the warnings that it leaves.
+    pub fn warned<T>(
+        &self,
+        operation: impl FnOnce(&mut Vec<String>) -> runtime::Result<T>,
+    ) -> Result<T, Failure> {
+        let mut warnings = Vec::new();
+        let result = operation(&mut warnings);
+        for warning in warnings {
+            self.log.warning(&warning);
+        }
+        Ok(result?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+
+    fn global(root: Option<&str>, rootless: Option<&str>) -> Global {
+        Global {
+            debug: false,
+            log: None,
+            log_format: None,
+            root: root.map(PathBuf::from),
+            systemd_cgroup: false,
+            rootless: rootless.map(str::to_owned),
+            criu: None,
+            version: false,
+        }
+    }
+
+    #[test]
+    fn roots() {
+        let none = Environment::default();
+        assert_eq!(global(None, None).root(&none).unwrap(), Path::new(ROOT));
+        assert_eq!(
+            global(Some("/a/b"), None).root(&none).unwrap(),
+            Path::new("/a/b")
+        );
+        assert!(global(Some("c"), None).root(&none).unwrap().is_absolute());
+        for root in ["/", "//", "/proc/.."] {
+            assert!(global(Some(root), None).root(&none).is_err(), "{root}");
+        }
+    }
+
+    #[test]
+    fn the_xdg_root_is_private_and_sticky() {
+        let base = std::env::temp_dir().join(format!("bulkhead-xdg-{}", std::process::id()));
+        fs::create_dir(&base).unwrap();
+        let environment = Environment {
+            xdg_runtime_dir: Some(OsString::from(&base)),
+            privileged: false,
+            ..Environment::default()
+        };
+        let root = global(None, None).root(&environment).unwrap();
+        assert_eq!(root, base.join("bulkhead"));
+        assert_eq!(
+            fs::metadata(&root).unwrap().permissions().mode() & 0o7777,
+            0o1700
+        );
+        fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn rootless_modes() {
+        let none = Environment::default();
+        for (word, mode) in [
+            (None, Rootless::Auto),
+            (Some("auto"), Rootless::Auto),
+            (Some("true"), Rootless::Yes),
+            (Some("false"), Rootless::No),
+        ] {
+            assert_eq!(global(None, word).resolve(&none).unwrap().1, mode);
+        }
+        assert!(global(None, Some("maybe")).resolve(&none).is_err());
+    }
+}

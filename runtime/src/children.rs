@@ -1,0 +1,46 @@
+//! Exit statuses of children.
+
+use crate::error::{Context, Result};
+use crate::sys;
+
+/// Gives `SIGCHLD` its default action in the calling process. A caller that ignored it hands that on
+/// through `execve`, and the kernel then reaps children unseen: no exit status, of hooks neither.
+pub fn keep_child_statuses() -> Result<()> {
+    sys::children::default_sigchld().context("reset", "SIGCHLD")
+}
+
+/// Reaps one ended child without waiting: its pid and its exit code, 128 + N when signal N ended it.
+/// `None` when no child has ended.
+pub fn reap_child() -> Result<Option<(i32, u8)>> {
+    let reaped = sys::children::reap().context("wait for", "children")?;
+    Ok(reaped.map(|(pid, status)| (pid, exit_code(status))))
+}
+
+/// The exit code of a raw wait status, as shells count.
+fn exit_code(status: i32) -> u8 {
+    let signal = (status & 0x7f) as u8;
+    if signal == 0 {
+        (status >> 8) as u8
+    } else {
+        128 + signal
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::exit_code;
+
+    #[test]
+    fn codes() {
+        for (status, code) in [
+            (0, 0),
+            (3 << 8, 3),
+            (255 << 8, 255),
+            (9, 137),
+            (11 | 0x80, 139),
+            (40, 168),
+        ] {
+            assert_eq!(exit_code(status), code, "{status:#x}");
+        }
+    }
+}
