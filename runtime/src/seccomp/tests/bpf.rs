@@ -17,11 +17,7 @@ impl Data {
             4 => self.arch,
             16..64 if offset % 4 == 0 => {
                 let arg = self.args[(offset as usize - 16) / 8];
-                if offset % 8 == 0 {
-                    arg as u32
-                } else {
-                    (arg >> 32) as u32
-                }
+                if offset % 8 == 0 { arg as u32 } else { (arg >> 32) as u32 }
             }
             _ => panic!("load from offset {offset}"),
         }
