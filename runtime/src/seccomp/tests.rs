@@ -449,8 +449,11 @@ fn random_profiles_agree_with_direct_evaluation() {
                 [550, 0xf_0002, 0xf_0007, 0x3fff_ffff, 0x8000_0000, 0xffff_fffe, u32::MAX];
             for nr in (0..480).chain(505..550).map(|nr| nr | bit).chain(special) {
                 let mut data = Data { nr, arch: abi.audit(), args: [0; 6] };
-                let tries =
-                    if nr % 7 == 0 || [102, 117, 41, 59, 56, 435].contains(&nr) { 6 } else { 1 };
+                let tries = if nr.is_multiple_of(7) || [102, 117, 41, 59, 56, 435].contains(&nr) {
+                    6
+                } else {
+                    1
+                };
                 for _ in 0..tries {
                     data.args = std::array::from_fn(|_| VALUES[random.below(12)]);
                     let found = bpf::run(&filter.program, &data).0;
