@@ -169,10 +169,7 @@ pub fn default_seccomp(capabilities: &HashSet<Capability>) -> LinuxSeccomp {
     } else {
         syscalls.push(allow_if("clone", masked(0, NAMESPACE_FLAGS, 0)));
         // Its flags are in memory, where no filter sees them; C libraries fall back to clone.
-        syscalls.push(errno(
-            rule(LinuxSeccompAction::ScmpActErrno, &["clone3"]),
-            ENOSYS,
-        ));
+        syscalls.push(errno(rule(LinuxSeccompAction::ScmpActErrno, &["clone3"]), ENOSYS));
     }
     syscalls.extend(PERSONALITIES.map(|value| allow_if("personality", low_half(0, value))));
     syscalls.extend(FAMILIES.map(|family| allow_if("socket", low_half(0, family))));
@@ -189,8 +186,7 @@ pub fn default_seccomp(capabilities: &HashSet<Capability>) -> LinuxSeccomp {
 
 fn rule(action: LinuxSeccompAction, names: &[&str]) -> LinuxSyscall {
     let mut rule = LinuxSyscall::default();
-    rule.set_names(names.iter().map(ToString::to_string).collect())
-        .set_action(action);
+    rule.set_names(names.iter().map(ToString::to_string).collect()).set_action(action);
     rule
 }
 
@@ -258,28 +254,14 @@ mod tests {
     #[test]
     fn capabilities_bring_calls() {
         let none = names(&[]);
-        for name in [
-            "mount",
-            "ptrace",
-            "unshare",
-            "clone3",
-            "bpf",
-            "io_uring_setup",
-            "keyctl",
-        ] {
+        for name in ["mount", "ptrace", "unshare", "clone3", "bpf", "io_uring_setup", "keyctl"] {
             assert!(!none.contains(name), "{name}");
         }
-        for name in [
-            "read", "futex", "clone", "execve", "capset", "socket", "ioctl",
-        ] {
+        for name in ["read", "futex", "clone", "execve", "capset", "socket", "ioctl"] {
             assert!(none.contains(name), "{name}");
         }
         let admin = names(&[Capability::SysAdmin]);
-        assert!(
-            ["mount", "unshare", "clone3", "bpf"]
-                .iter()
-                .all(|name| admin.contains(*name))
-        );
+        assert!(["mount", "unshare", "clone3", "bpf"].iter().all(|name| admin.contains(*name)));
         assert!(!admin.contains("ptrace"));
     }
 }

@@ -38,7 +38,8 @@ use tables::{Abi, NATIVE};
 pub(crate) struct Filter {
     program: Vec<Instruction>,
     flags: FilterFlags,
-    notify: Option<Notify>,
+    /// Where the listener goes, when a rule notifies.
+    pub(crate) notify: Option<Notify>,
 }
 
 /// Compiles the profile for this machine. Errors name the field that cannot be accepted.
@@ -52,11 +53,7 @@ pub(crate) fn plan(seccomp: &LinuxSeccomp, warnings: &mut Vec<String>) -> Result
 fn plan_for(native: Abi, seccomp: &LinuxSeccomp, warnings: &mut Vec<String>) -> Result<Filter> {
     let profile = Profile::from_oci(seccomp, native, warnings)?;
     let program = link::link(&profile)?;
-    Ok(Filter {
-        program,
-        flags: profile.flags,
-        notify: profile.notify,
-    })
+    Ok(Filter { program, flags: profile.flags, notify: profile.notify })
 }
 
 impl Filter {
@@ -66,11 +63,6 @@ impl Filter {
     /// the caller's next one is already filtered.
     pub(crate) fn install(&self) -> sys::Result<Option<OwnedFd>> {
         sys::seccomp::set_mode_filter(self.flags, &self.program)
-    }
-
-    /// Where the listener goes, when a rule notifies.
-    pub(crate) fn notify(&self) -> Option<&Notify> {
-        self.notify.as_ref()
     }
 }
 
@@ -149,9 +141,5 @@ pub(crate) fn known_flags() -> Vec<&'static str> {
 
 /// The names of the filter flags that this kernel knows.
 pub(crate) fn supported_flags() -> Vec<&'static str> {
-    FLAGS
-        .iter()
-        .filter(|flag| sys::seccomp::flags_are_known(flag.1))
-        .map(|flag| flag.0)
-        .collect()
+    FLAGS.iter().filter(|flag| sys::seccomp::flags_are_known(flag.1)).map(|flag| flag.0).collect()
 }

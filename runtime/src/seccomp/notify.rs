@@ -15,7 +15,7 @@ use nix::sys::socket::{
     send as send_on, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 use serde_json::{Value, json};
 
 use crate::error::{Call, Context, Failure, Result, quote};
@@ -34,11 +34,18 @@ pub(crate) struct Notify {
 }
 
 impl Notify {
-    /// The agent of a profile, when it names one.
-    pub(crate) fn of(profile: &LinuxSeccomp) -> Option<Self> {
-        let path = profile.listener_path().clone()?;
-        Some(Self { path, metadata: profile.listener_metadata().clone() })
+    /// The agent of a profile that was planned before; `None` when no rule notifies.
+    pub(crate) fn of(seccomp: &LinuxSeccomp) -> Option<Self> {
+        let path = seccomp.listener_path().as_ref().filter(|path| !path.as_os_str().is_empty())?;
+        let metadata = seccomp.listener_metadata().clone().filter(|text| !text.is_empty());
+        notifies(seccomp).then(|| Self { path: path.clone(), metadata })
     }
+}
+
+/// Whether a rule of the profile notifies.
+pub(super) fn notifies(seccomp: &LinuxSeccomp) -> bool {
+    let rules = seccomp.syscalls().as_deref().unwrap_or_default();
+    rules.iter().any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify)
 }
 
 /// Sends the listener of the process `pid` to the agent. `state` is the container's state as the `state`
@@ -70,25 +77,14 @@ fn message(notify: &Notify, state: Value, pid: i32) -> Vec<u8> {
 }
 
 fn connect_to(notify: &Notify) -> Result<OwnedFd, Failure> {
-    let agent = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )
-    .call("socket")?;
+    let agent = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+        .call("socket")?;
     // On unix sockets this also limits how long connect waits for room in the agent's queue; a
     // non-blocking connect would fail at once instead. unix(7), socket(7).
-    setsockopt(
-        &agent,
-        sockopt::SendTimeout,
-        &TimeVal::seconds(DEADLINE_SECONDS),
-    )
-    .call("setsockopt")?;
+    setsockopt(&agent, sockopt::SendTimeout, &TimeVal::seconds(DEADLINE_SECONDS))
+        .call("setsockopt")?;
     let address = UnixAddr::new(&notify.path).call("connect")?;
-    connect(agent.as_raw_fd(), &address)
-        .map_err(timed_out)
-        .call("connect")?;
+    connect(agent.as_raw_fd(), &address).map_err(timed_out).call("connect")?;
     Ok(agent)
 }
 
@@ -124,11 +120,7 @@ fn retry<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
 
 /// A send that its deadline ended fails with EAGAIN, which tells an operator nothing.
 fn timed_out(errno: Errno) -> Errno {
-    if errno == Errno::EAGAIN {
-        Errno::ETIMEDOUT
-    } else {
-        errno
-    }
+    if errno == Errno::EAGAIN { Errno::ETIMEDOUT } else { errno }
 }
 
 #[cfg(test)]
@@ -143,13 +135,7 @@ mod tests {
     fn agent(name: &str) -> (Notify, UnixListener) {
         let path = std::env::temp_dir().join(format!("bh-notify-{}-{name}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
-        (
-            Notify {
-                path,
-                metadata: Some("colour=blue".into()),
-            },
-            listener,
-        )
+        (Notify { path, metadata: Some("colour=blue".into()) }, listener)
     }
 
     #[test]
@@ -216,9 +202,7 @@ mod tests {
         let error = send(&notify, writer.as_fd(), json!({}), 1).unwrap_err();
         assert_eq!(error.errno(), Some(Errno::ENOENT));
         assert!(
-            error
-                .to_string()
-                .starts_with("connect to linux.seccomp.listenerPath \"/"),
+            error.to_string().starts_with("connect to linux.seccomp.listenerPath \"/"),
             "{error}"
         );
     }

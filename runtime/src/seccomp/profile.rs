@@ -11,7 +11,8 @@
 //! - Several conditions on one argument in one rule are alternatives, and so are then all
 //!   conditions of that rule: runc has always read such rules so, and engines write them for that.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::Path;
 
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
@@ -19,7 +20,7 @@ use oci_spec::runtime::{
 };
 use seccompiler::SeccompCmpOp;
 
-use super::notify::Notify;
+use super::notify::{self, Notify};
 use super::tables::{Abi, MULTIPLEXED, SELECTOR_MASK, Syscall, apart};
 use crate::error::{Error, Result};
 use crate::sys::seccomp::FilterFlags;
@@ -99,15 +100,12 @@ pub(super) struct Condition {
 impl Condition {
     fn from_oci(arg: &LinuxSeccompArg, field: &str) -> Result<Self> {
         use LinuxSeccompOperator::*;
-        let index = u8::try_from(arg.index())
-            .ok()
-            .filter(|index| *index < 6)
-            .ok_or_else(|| {
-                Error::invalid(
-                    format!("{field}.index"),
-                    format!("{} is not below 6, the number of arguments", arg.index()),
-                )
-            })?;
+        let index = u8::try_from(arg.index()).ok().filter(|index| *index < 6).ok_or_else(|| {
+            Error::invalid(
+                format!("{field}.index"),
+                format!("{} is not below 6, the number of arguments", arg.index()),
+            )
+        })?;
         let (op, value) = match arg.op() {
             ScmpCmpNe => (SeccompCmpOp::Ne, arg.value()),
             ScmpCmpLt => (SeccompCmpOp::Lt, arg.value()),
@@ -116,10 +114,9 @@ impl Condition {
             ScmpCmpGe => (SeccompCmpOp::Ge, arg.value()),
             ScmpCmpGt => (SeccompCmpOp::Gt, arg.value()),
             // Engines leave a second value of zero out.
-            ScmpCmpMaskedEq => (
-                SeccompCmpOp::MaskedEq(arg.value()),
-                arg.value_two().unwrap_or_default(),
-            ),
+            ScmpCmpMaskedEq => {
+                (SeccompCmpOp::MaskedEq(arg.value()), arg.value_two().unwrap_or_default())
+            }
         };
         Ok(Self { index, op, value })
     }
@@ -170,10 +167,7 @@ pub(super) struct Outcome {
 
 impl From<Action> for Outcome {
     fn from(action: Action) -> Self {
-        Self {
-            tests: Vec::new(),
-            otherwise: action,
-        }
+        Self { tests: Vec::new(), otherwise: action }
     }
 }
 
@@ -191,8 +185,8 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
-    /// Whether numbers above `newest` are unknown to the profile's author, who cannot have meant the
-    /// default for them. They fail with ENOSYS, for which every C library has a fallback.
+    /// What happens to a number that no rule names. The profile's author cannot have known of those
+    /// above `newest`, nor have meant the default for them.
     pub(super) fn unnamed(&self, number: u32, abi: Abi) -> Action {
         match self.newest {
             Some(newest) if number > newest && !apart(abi).contains(&number) => self.newer,
@@ -220,18 +214,11 @@ impl Profile {
             ));
         }
         let syscalls = seccomp.syscalls().as_deref().unwrap_or_default();
-        let mut rules = Rules {
-            default,
-            rules: Vec::with_capacity(syscalls.len()),
-            mentions: Vec::new(),
-        };
+        let mut rules =
+            Rules { default, rules: Vec::with_capacity(syscalls.len()), mentions: Vec::new() };
         let mut unknown = Vec::new();
         for (i, syscall) in syscalls.iter().enumerate() {
-            rules.add(
-                syscall,
-                &format!("linux.seccomp.syscalls[{i}]"),
-                &mut unknown,
-            )?;
+            rules.add(syscall, &format!("linux.seccomp.syscalls[{i}]"), &mut unknown)?;
         }
         if !unknown.is_empty() {
             warnings.push(format!(
@@ -240,15 +227,9 @@ impl Profile {
             ));
         }
         rules.warn_of_lost_conditions(warnings);
-        let notify = listener(
-            seccomp,
-            rules.rules.iter().any(|rule| rule.action == Action::NOTIFY),
-        )?;
+        let notify = listener(seccomp)?;
         Ok(Self {
-            abis: abis(
-                seccomp.architectures().as_deref().unwrap_or_default(),
-                native,
-            ),
+            abis: abis(seccomp.architectures().as_deref().unwrap_or_default(), native),
             flags: flags(seccomp.flags().as_deref(), notify.is_some()),
             rules,
             notify,
@@ -263,11 +244,8 @@ impl Rules {
         field: &str,
         unknown: &mut Vec<String>,
     ) -> Result<()> {
-        let action = Action::from_oci(
-            syscall.action(),
-            syscall.errno_ret(),
-            &format!("{field}.errnoRet"),
-        )?;
+        let action =
+            Action::from_oci(syscall.action(), syscall.errno_ret(), &format!("{field}.errnoRet"))?;
         if syscall.names().is_empty() {
             return Err(Error::invalid(format!("{field}.names"), "is empty"));
         }
@@ -281,10 +259,7 @@ impl Rules {
             // runc refuses it because its child has to write the listener's number; a profile that
             // works with both must not contain it.
             if name == "write" && action == Action::NOTIFY {
-                return Err(Error::invalid(
-                    field(),
-                    "SCMP_ACT_NOTIFY cannot be used for write",
-                ));
+                return Err(Error::invalid(field(), "SCMP_ACT_NOTIFY cannot be used for write"));
             }
             match Syscall::by_name(name) {
                 Some(call) => self.mentions.push(Mention { call, rule }),
@@ -296,10 +271,7 @@ impl Rules {
                 None => {}
             }
         }
-        self.rules.push(Rule {
-            action,
-            alternatives,
-        });
+        self.rules.push(Rule { action, alternatives });
         Ok(())
     }
 
@@ -310,31 +282,17 @@ impl Rules {
             .iter()
             .filter_map(|mention| Some((mention.call.number(abi)?, mention.rule)))
             .collect();
-        let newest = numbers
-            .iter()
-            .map(|call| call.0)
-            .filter(|n| !apart(abi).contains(n))
-            .max();
+        let newest = numbers.iter().map(|call| call.0).filter(|n| !apart(abi).contains(n)).max();
         // Stable: rules of one call stay in the order of the profile.
         numbers.sort_by_key(|call| call.0);
         let mut calls: Vec<(u32, Outcome)> = numbers
             .chunk_by(|a, b| a.0 == b.0)
-            .map(|group| {
-                (
-                    group[0].0,
-                    self.decide(group.iter().map(|call| call.1)).trimmed(),
-                )
-            })
+            .map(|group| (group[0].0, self.decide(group.iter().map(|call| call.1)).trimmed()))
             .collect();
-        let newer = if self.default.is_permissive() {
-            self.default
-        } else {
-            Action::ENOSYS
-        };
+        let newer = if self.default.is_permissive() { self.default } else { Action::ENOSYS };
         if self.default.is_errno() {
-            for number in REPLACED_ON_ENOSYS
-                .iter()
-                .filter_map(|name| Syscall::by_name(name)?.number(abi))
+            for number in
+                REPLACED_ON_ENOSYS.iter().filter_map(|name| Syscall::by_name(name)?.number(abi))
             {
                 if let Err(place) = calls.binary_search_by_key(&number, |call| call.0) {
                     calls.insert(place, (number, Action::ENOSYS.into()));
@@ -344,34 +302,21 @@ impl Rules {
         if abi == Abi::I386 {
             self.multiplex(&mut calls);
         }
-        Outcomes {
-            calls,
-            default: self.default,
-            newest,
-            newer,
-        }
+        Outcomes { calls, default: self.default, newest, newer }
     }
 
     /// The outcome of a call that these rules name.
     fn decide(&self, rules: impl Iterator<Item = usize> + Clone) -> Outcome {
         let rules = rules.map(|rule| &self.rules[rule]);
-        let unconditional = rules
-            .clone()
-            .find(|rule| rule.alternatives.is_empty() && rule.action != self.default);
+        let unconditional =
+            rules.clone().find(|rule| rule.alternatives.is_empty() && rule.action != self.default);
         if let Some(rule) = unconditional {
             return rule.action.into();
         }
         let tests = rules
-            .flat_map(|rule| {
-                rule.alternatives
-                    .iter()
-                    .map(|all| (all.clone(), rule.action))
-            })
+            .flat_map(|rule| rule.alternatives.iter().map(|all| (all.clone(), rule.action)))
             .collect();
-        Outcome {
-            tests,
-            otherwise: self.default,
-        }
+        Outcome { tests, otherwise: self.default }
     }
 
     /// Adds what i386 programs may do through `socketcall` and `ipc`.
@@ -388,10 +333,7 @@ impl Rules {
             let number = call.number(Abi::I386).expect("i386 has both");
             // A rule without conditions is final even if it repeats the default action: denying
             // the multiplexer is how a profile keeps conditions on `socket` effective.
-            if self
-                .rules_of(call)
-                .any(|rule| self.rules[rule].alternatives.is_empty())
-            {
+            if self.rules_of(call).any(|rule| self.rules[rule].alternatives.is_empty()) {
                 continue;
             }
             let mut outcome = self.decide(self.rules_of(call));
@@ -415,10 +357,8 @@ impl Rules {
 
     /// Warns of rules that deny a call for some arguments and lose to one that allows it for all.
     fn warn_of_lost_conditions(&self, warnings: &mut Vec<String>) {
-        let conditional = self
-            .mentions
-            .iter()
-            .filter(|m| !self.rules[m.rule].alternatives.is_empty());
+        let conditional =
+            self.mentions.iter().filter(|m| !self.rules[m.rule].alternatives.is_empty());
         for mention in conditional {
             let outcome = self.decide(self.rules_of(mention.call));
             let action = self.rules[mention.rule].action;
@@ -434,10 +374,7 @@ impl Rules {
     }
 
     fn rules_of(&self, call: Syscall) -> impl Iterator<Item = usize> + Clone {
-        self.mentions
-            .iter()
-            .filter(move |mention| mention.call == call)
-            .map(|m| m.rule)
+        self.mentions.iter().filter(move |mention| mention.call == call).map(|m| m.rule)
     }
 }
 
@@ -471,10 +408,7 @@ fn alternatives(args: &[LinuxSeccompArg], field: &str) -> Result<Vec<Vec<Conditi
     Ok(match (conditions.is_empty(), repeats) {
         (true, _) => Vec::new(),
         (false, false) => vec![conditions],
-        (false, true) => conditions
-            .into_iter()
-            .map(|condition| vec![condition])
-            .collect(),
+        (false, true) => conditions.into_iter().map(|condition| vec![condition]).collect(),
     })
 }
 
@@ -492,12 +426,7 @@ fn abis(architectures: &[Arch], native: Abi) -> Vec<Abi> {
             Abi::Riscv64 => Arch::ScmpArchRiscv64,
         })
     };
-    native
-        .reachable()
-        .iter()
-        .copied()
-        .filter(|abi| *abi == native || listed(*abi))
-        .collect()
+    native.reachable().iter().copied().filter(|abi| *abi == native || listed(*abi)).collect()
 }
 
 /// Without `flags` speculative store bypass stays as it is, as with runc: the mitigation that a
@@ -523,32 +452,25 @@ fn flags(flags: Option<&[LinuxSeccompFilterFlag]>, notifies: bool) -> FilterFlag
     set
 }
 
-fn listener(seccomp: &LinuxSeccomp, notifies: bool) -> Result<Option<Notify>> {
-    let path = seccomp
-        .listener_path()
-        .as_ref()
-        .filter(|path| !path.as_os_str().is_empty());
-    let metadata = seccomp
-        .listener_metadata()
-        .as_ref()
-        .filter(|text| !text.is_empty());
-    let invalid =
-        |field: &str, reason: String| Err(Error::invalid(format!("linux.seccomp.{field}"), reason));
-    match (path, metadata) {
-        (None, Some(_)) => invalid("listenerMetadata", "is set without listenerPath".to_owned()),
-        (None, None) if notifies => invalid(
-            "listenerPath",
-            "is not set, but a rule has SCMP_ACT_NOTIFY".to_owned(),
-        ),
-        (Some(path), _) if notifies && path.as_os_str().len() > SOCKET_PATH_MAX => invalid(
-            "listenerPath",
+fn listener(seccomp: &LinuxSeccomp) -> Result<Option<Notify>> {
+    let is_set = |text: Option<&OsStr>| text.is_some_and(|text| !text.is_empty());
+    let has_path = is_set(seccomp.listener_path().as_deref().map(Path::as_os_str));
+    let has_metadata = is_set(seccomp.listener_metadata().as_deref().map(OsStr::new));
+    if has_metadata && !has_path {
+        let field = "linux.seccomp.listenerMetadata";
+        return Err(Error::invalid(field, "is set without listenerPath"));
+    }
+    if !has_path && notify::notifies(seccomp) {
+        let reason = "is not set, but a rule has SCMP_ACT_NOTIFY";
+        return Err(Error::invalid("linux.seccomp.listenerPath", reason));
+    }
+    // A path that no rule needs is ignored, says the specification.
+    let notify = Notify::of(seccomp);
+    match &notify {
+        Some(notify) if notify.path.as_os_str().len() > SOCKET_PATH_MAX => Err(Error::invalid(
+            "linux.seccomp.listenerPath",
             format!("is longer than {SOCKET_PATH_MAX} bytes"),
-        ),
-        (Some(path), metadata) if notifies => Ok(Some(Notify {
-            path: PathBuf::clone(path),
-            metadata: metadata.cloned(),
-        })),
-        // A path that no rule needs is ignored, says the specification.
-        _ => Ok(None),
+        )),
+        _ => Ok(notify),
     }
 }

@@ -128,18 +128,10 @@ pub(super) const SELECTOR_MASK: u64 = 0xffff;
 /// include/uapi/linux/net.h and ipc.h.
 pub(super) static MULTIPLEXED: &[Multiplexed] = &{
     const fn socket(selector: u32, name: &'static str) -> Multiplexed {
-        Multiplexed {
-            name,
-            through: "socketcall",
-            selector,
-        }
+        Multiplexed { name, through: "socketcall", selector }
     }
     const fn ipc(selector: u32, name: &'static str) -> Multiplexed {
-        Multiplexed {
-            name,
-            through: "ipc",
-            selector,
-        }
+        Multiplexed { name, through: "ipc", selector }
     }
     [
         socket(1, "socket"),
@@ -181,9 +173,7 @@ pub(super) static MULTIPLEXED: &[Multiplexed] = &{
 impl Syscall {
     /// Every row, for tests that walk the table.
     pub(super) fn all() -> impl Iterator<Item = (&'static str, Self)> {
-        ROWS.iter()
-            .enumerate()
-            .map(|(i, row)| (row.0, Self { row: i }))
+        ROWS.iter().enumerate().map(|(i, row)| (row.0, Self { row: i }))
     }
 }
 
@@ -258,12 +248,7 @@ mod tests {
     fn multiplexed_calls_are_in_the_table() {
         for call in MULTIPLEXED {
             assert!(Syscall::by_name(call.name).is_some(), "{}", call.name);
-            assert!(
-                Syscall::by_name(call.through)
-                    .unwrap()
-                    .number(Abi::I386)
-                    .is_some()
-            );
+            assert!(Syscall::by_name(call.through).unwrap().number(Abi::I386).is_some());
         }
     }
 }

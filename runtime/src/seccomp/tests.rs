@@ -40,11 +40,7 @@ fn run(filter: &Filter, abi: Abi, name: &str, args: &[u64]) -> u32 {
 }
 
 fn run_number(filter: &Filter, abi: Abi, nr: u32, args: &[u64]) -> u32 {
-    let mut data = Data {
-        nr,
-        arch: abi.audit(),
-        args: [0; 6],
-    };
+    let mut data = Data { nr, arch: abi.audit(), args: [0; 6] };
     data.args[..args.len()].copy_from_slice(args);
     bpf::run(&filter.program, &data).0
 }
@@ -86,10 +82,8 @@ fn errors_name_their_field() {
             "check linux.seccomp.syscalls[1].errnoRet: 65536 is more than 65535",
         ),
         (
-            rule(
-                json!({"names": ["read"], "action": "SCMP_ACT_LOG", "args": [
-                {"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}, {"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]}),
-            ),
+            rule(json!({"names": ["read"], "action": "SCMP_ACT_LOG", "args": [
+                {"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}, {"index": 6, "value": 1, "op": "SCMP_CMP_EQ"}]})),
             "check linux.seccomp.syscalls[1].args[1].index: 6 is not below 6",
         ),
         (
@@ -109,10 +103,7 @@ fn errors_name_their_field() {
     for (value, expected) in cases {
         let error = plan_for(Abi::X86_64, &profile(value), &mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Invalid);
-        assert!(
-            error.to_string().starts_with(expected),
-            "{error}\n{expected}"
-        );
+        assert!(error.to_string().starts_with(expected), "{error}\n{expected}");
     }
 }
 
@@ -122,31 +113,19 @@ fn flags_follow_the_profile() {
     let cases = [
         (json!(null), json!([]), FilterFlags::SPEC_ALLOW),
         (json!([]), json!([]), FilterFlags::empty()),
-        (
-            json!(["SECCOMP_FILTER_FLAG_LOG"]),
-            json!([]),
-            FilterFlags::LOG,
-        ),
+        (json!(["SECCOMP_FILTER_FLAG_LOG"]), json!([]), FilterFlags::LOG),
         (
             json!(["SECCOMP_FILTER_FLAG_TSYNC"]),
             json!([]),
             FilterFlags::TSYNC | FilterFlags::TSYNC_ESRCH,
         ),
-        (
-            json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]),
-            json!([]),
-            FilterFlags::empty(),
-        ),
+        (json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]), json!([]), FilterFlags::empty()),
         (
             json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]),
             notify.clone(),
             FilterFlags::WAIT_KILLABLE_RECV | FilterFlags::NEW_LISTENER,
         ),
-        (
-            json!(null),
-            notify,
-            FilterFlags::SPEC_ALLOW | FilterFlags::NEW_LISTENER,
-        ),
+        (json!(null), notify, FilterFlags::SPEC_ALLOW | FilterFlags::NEW_LISTENER),
     ];
     for (flags, syscalls, expected) in cases {
         let filter = compile(json!({
@@ -156,10 +135,7 @@ fn flags_follow_the_profile() {
             "syscalls": syscalls,
         }));
         assert_eq!(filter.flags, expected);
-        assert_eq!(
-            filter.notify.is_some(),
-            expected.contains(FilterFlags::NEW_LISTENER)
-        );
+        assert_eq!(filter.notify.is_some(), expected.contains(FilterFlags::NEW_LISTENER));
     }
 }
 
@@ -210,35 +186,15 @@ fn old_profiles_say_enosys() {
     let enosys = ERRNO | 38;
     let cases = [
         ("SCMP_ACT_ERRNO", vec!["read", "statx"], "clone3", enosys),
-        (
-            "SCMP_ACT_ERRNO",
-            vec!["read", "statx"],
-            "faccessat2",
-            enosys,
-        ),
+        ("SCMP_ACT_ERRNO", vec!["read", "statx"], "faccessat2", enosys),
         ("SCMP_ACT_ERRNO", vec!["read", "statx"], "mount", ERRNO | 1),
         // Names openat2 (437), so that clone3 is not newer, but glibc still needs ENOSYS.
         ("SCMP_ACT_ERRNO", vec!["read", "openat2"], "clone3", enosys),
-        (
-            "SCMP_ACT_ERRNO",
-            vec!["read", "openat2"],
-            "pidfd_getfd",
-            enosys,
-        ),
-        (
-            "SCMP_ACT_ERRNO",
-            vec!["read", "openat2"],
-            "open_tree",
-            ERRNO | 1,
-        ),
+        ("SCMP_ACT_ERRNO", vec!["read", "openat2"], "pidfd_getfd", enosys),
+        ("SCMP_ACT_ERRNO", vec!["read", "openat2"], "open_tree", ERRNO | 1),
         ("SCMP_ACT_ERRNO", vec!["read", "clone3"], "clone3", ALLOW),
         ("SCMP_ACT_KILL_PROCESS", vec!["read"], "clone3", enosys),
-        (
-            "SCMP_ACT_KILL_PROCESS",
-            vec!["read", "openat2"],
-            "clone3",
-            KILL_PROCESS,
-        ),
+        ("SCMP_ACT_KILL_PROCESS", vec!["read", "openat2"], "clone3", KILL_PROCESS),
         ("SCMP_ACT_ALLOW", vec!["read"], "clone3", ALLOW),
         ("SCMP_ACT_LOG", vec!["read"], "clone3", 0x7ffc_0000),
     ];
@@ -263,14 +219,8 @@ fn unlisted_conventions_are_fatal() {
     let filter = compile(json!({"defaultAction": "SCMP_ACT_ALLOW"}));
     assert_eq!(run_number(&filter, Abi::X86_64, 1, &[]), ALLOW);
     assert_eq!(run_number(&filter, Abi::X86_64, u32::MAX, &[]), ALLOW);
-    assert_eq!(
-        run_number(&filter, Abi::X86_64, X32_BIT | 1, &[]),
-        KILL_PROCESS
-    );
-    assert_eq!(
-        run_number(&filter, Abi::X86_64, 0xffff_fffe, &[]),
-        KILL_PROCESS
-    );
+    assert_eq!(run_number(&filter, Abi::X86_64, X32_BIT | 1, &[]), KILL_PROCESS);
+    assert_eq!(run_number(&filter, Abi::X86_64, 0xffff_fffe, &[]), KILL_PROCESS);
     assert_eq!(run_number(&filter, Abi::I386, 1, &[]), KILL_PROCESS);
     assert_eq!(run_number(&filter, Abi::Aarch64, 1, &[]), KILL_PROCESS);
     let value = json!({"defaultAction": "SCMP_ACT_ALLOW", "architectures": ["SCMP_ARCH_ARM", "SCMP_ARCH_S390X"]});
@@ -289,22 +239,10 @@ fn upper_halves_do_not_hide_32_bit_arguments() {
         "syscalls": [{"names": ["personality"], "action": "SCMP_ACT_ERRNO", "args": [
             {"index": 0, "value": u64::MAX, "op": "SCMP_CMP_EQ"}]}],
     }));
-    assert_eq!(
-        run(&filter, Abi::I386, "personality", &[0xffff_ffff]),
-        ERRNO | 1
-    );
-    assert_eq!(
-        run(&filter, Abi::I386, "personality", &[0x5_ffff_ffff]),
-        ERRNO | 1
-    );
-    assert_eq!(
-        run(&filter, Abi::X86_64, "personality", &[0xffff_ffff]),
-        ALLOW
-    );
-    assert_eq!(
-        run(&filter, Abi::X86_64, "personality", &[u64::MAX]),
-        ERRNO | 1
-    );
+    assert_eq!(run(&filter, Abi::I386, "personality", &[0xffff_ffff]), ERRNO | 1);
+    assert_eq!(run(&filter, Abi::I386, "personality", &[0x5_ffff_ffff]), ERRNO | 1);
+    assert_eq!(run(&filter, Abi::X86_64, "personality", &[0xffff_ffff]), ALLOW);
+    assert_eq!(run(&filter, Abi::X86_64, "personality", &[u64::MAX]), ERRNO | 1);
 }
 
 #[test]
@@ -325,37 +263,12 @@ fn multiplexed_calls_follow_the_direct_ones() {
     // Default, rules, what socketcall(SYS_SOCKET) and socketcall(SYS_BIND) return.
     let cases = [
         (deny, json!([socket(json!([]), allow)]), ALLOW, ERRNO | 1),
-        (
-            deny,
-            json!([socket(not_vsock.clone(), allow)]),
-            ERRNO | 1,
-            ERRNO | 1,
-        ),
-        (
-            deny,
-            json!([socket(not_vsock.clone(), allow), socketcall(allow)]),
-            ALLOW,
-            ALLOW,
-        ),
-        (
-            deny,
-            json!([socket(json!([]), allow), socketcall(deny)]),
-            ERRNO | 1,
-            ERRNO | 1,
-        ),
-        (
-            allow,
-            json!([socket(vsock.clone(), deny)]),
-            ERRNO | 1,
-            ALLOW,
-        ),
+        (deny, json!([socket(not_vsock.clone(), allow)]), ERRNO | 1, ERRNO | 1),
+        (deny, json!([socket(not_vsock.clone(), allow), socketcall(allow)]), ALLOW, ALLOW),
+        (deny, json!([socket(json!([]), allow), socketcall(deny)]), ERRNO | 1, ERRNO | 1),
+        (allow, json!([socket(vsock.clone(), deny)]), ERRNO | 1, ALLOW),
         (allow, json!([socket(json!([]), deny)]), ERRNO | 1, ALLOW),
-        (
-            allow,
-            json!([socket(json!([]), deny), socketcall(allow)]),
-            ALLOW,
-            ALLOW,
-        ),
+        (allow, json!([socket(json!([]), deny), socketcall(allow)]), ALLOW, ALLOW),
         (
             deny,
             json!([
@@ -368,21 +281,9 @@ fn multiplexed_calls_follow_the_direct_ones() {
     ];
     for (default, rules, for_socket, for_bind) in cases {
         let filter = compile(default, rules.clone());
-        assert_eq!(
-            run(&filter, Abi::I386, "socketcall", &[1]),
-            for_socket,
-            "{rules}"
-        );
-        assert_eq!(
-            run(&filter, Abi::I386, "socketcall", &[1 << 32 | 1]),
-            for_socket,
-            "{rules}"
-        );
-        assert_eq!(
-            run(&filter, Abi::I386, "socketcall", &[2]),
-            for_bind,
-            "{rules}"
-        );
+        assert_eq!(run(&filter, Abi::I386, "socketcall", &[1]), for_socket, "{rules}");
+        assert_eq!(run(&filter, Abi::I386, "socketcall", &[1 << 32 | 1]), for_socket, "{rules}");
+        assert_eq!(run(&filter, Abi::I386, "socketcall", &[2]), for_bind, "{rules}");
     }
     let filter = compile(allow, json!([{"names": ["semop"], "action": deny}]));
     assert_eq!(run(&filter, Abi::I386, "ipc", &[1]), ERRNO | 1);
@@ -467,9 +368,7 @@ fn random_profile(random: &mut Random, names: &[&str]) -> Value {
         "SCMP_CMP_GT",
         "SCMP_CMP_MASKED_EQ",
     ];
-    let arches = [
-        "X86_64", "X86", "X32", "ARM", "AARCH64", "RISCV64", "NATIVE", "S390X",
-    ];
+    let arches = ["X86_64", "X86", "X32", "ARM", "AARCH64", "RISCV64", "NATIVE", "S390X"];
     const FAVOURITES: [&str; 12] = [
         "socket",
         "socketcall",
@@ -487,18 +386,10 @@ fn random_profile(random: &mut Random, names: &[&str]) -> Value {
     let rules: Vec<Value> = (0..random.below(12))
         .map(|_| {
             let action = random.pick(&ACTIONS);
-            let count = if random.below(4) == 0 {
-                200
-            } else {
-                1 + random.below(4)
-            };
+            let count = if random.below(4) == 0 { 200 } else { 1 + random.below(4) };
             let names: Vec<&str> = (0..count)
                 .map(|_| {
-                    if random.below(2) == 0 {
-                        random.pick(&FAVOURITES)
-                    } else {
-                        random.pick(names)
-                    }
+                    if random.below(2) == 0 { random.pick(&FAVOURITES) } else { random.pick(names) }
                 })
                 .filter(|name| *name != "write")
                 .chain(["getpid"])
@@ -545,41 +436,20 @@ fn random_profiles_agree_with_direct_evaluation() {
         let filter = match plan_for(native, &oci, &mut Vec::new()) {
             Ok(filter) => filter,
             Err(error) => {
-                assert!(
-                    error.to_string().contains("the kernel takes 4096"),
-                    "{error}"
-                );
+                assert!(error.to_string().contains("the kernel takes 4096"), "{error}");
                 continue;
             }
         };
         bpf::check(&filter.program);
         let meaning = expected::Meaning::new(&oci, native);
-        let abis = [
-            Abi::X86_64,
-            Abi::X32,
-            Abi::I386,
-            Abi::Aarch64,
-            Abi::Arm,
-            Abi::Riscv64,
-        ];
+        let abis = [Abi::X86_64, Abi::X32, Abi::I386, Abi::Aarch64, Abi::Arm, Abi::Riscv64];
         for abi in abis {
             let bit = if abi == Abi::X32 { X32_BIT } else { 0 };
-            let special = [
-                550,
-                0xf_0002,
-                0xf_0007,
-                0x3fff_ffff,
-                0x8000_0000,
-                0xffff_fffe,
-                u32::MAX,
-            ];
+            let special =
+                [550, 0xf_0002, 0xf_0007, 0x3fff_ffff, 0x8000_0000, 0xffff_fffe, u32::MAX];
             for nr in (0..480).chain(505..550).map(|nr| nr | bit).chain(special) {
-                let mut data = Data {
-                    nr,
-                    arch: abi.audit(),
-                    args: [0; 6],
-                };
-                let tries = if nr % 7 == 0 || [102, 117, 41, 59, 56, 435].contains(&nr) {
+                let mut data = Data { nr, arch: abi.audit(), args: [0; 6] };
+                let tries = if nr.is_multiple_of(7) || [102, 117, 41, 59, 56, 435].contains(&nr) {
                     6
                 } else {
                     1
@@ -597,10 +467,7 @@ fn random_profiles_agree_with_direct_evaluation() {
             }
         }
     }
-    assert!(
-        decided.len() > 10,
-        "all kinds of results occur: {decided:x?}"
-    );
+    assert!(decided.len() > 10, "all kinds of results occur: {decided:x?}");
 }
 
 /// The distribution's profile, whose format is the engines' own, as an engine makes it an OCI one for
@@ -613,9 +480,7 @@ fn distribution() -> Option<Value> {
     let value: Value = serde_json::from_str(&text).unwrap();
     let capabilities = ["CAP_CHOWN", "CAP_SYS_CHROOT", "CAP_SETUID", "CAP_KILL"];
     let has = |condition: &Value, key: &str, one: &dyn Fn(&str) -> bool| {
-        condition[key]
-            .as_array()
-            .map(|list| list.iter().any(|item| one(item.as_str().unwrap())))
+        condition[key].as_array().map(|list| list.iter().any(|item| one(item.as_str().unwrap())))
     };
     let matches = |condition: &Value| {
         let arches = has(condition, "arches", &|arch| arch == "amd64");
@@ -672,11 +537,7 @@ fn the_distributions_profile_is_small_and_fast() {
         let mut most = 0;
         for (name, call) in Syscall::all() {
             let Some(nr) = call.number(abi) else { continue };
-            let data = Data {
-                nr,
-                arch: abi.audit(),
-                args: [0; 6],
-            };
+            let data = Data { nr, arch: abi.audit(), args: [0; 6] };
             let (found, steps) = bpf::run(&filter.program, &data);
             assert_eq!(found, meaning.action(&data), "{name} {abi:?}");
             most = most.max(steps);
@@ -684,25 +545,14 @@ fn the_distributions_profile_is_small_and_fast() {
         let steps = |name| {
             bpf::run(
                 &filter.program,
-                &Data {
-                    nr: number(name, abi),
-                    arch: abi.audit(),
-                    args: [0; 6],
-                },
+                &Data { nr: number(name, abi), arch: abi.audit(), args: [0; 6] },
             )
             .1
         };
-        println!(
-            "{abi:?}: read {} futex {} at most {most} steps",
-            steps("read"),
-            steps("futex")
-        );
+        println!("{abi:?}: read {} futex {} at most {most} steps", steps("read"), steps("futex"));
         assert!(most < 25);
     }
-    println!(
-        "{} instructions, compiled in {best} us",
-        filter.program.len()
-    );
+    println!("{} instructions, compiled in {best} us", filter.program.len());
     assert!(filter.program.len() < 600);
 }
 
@@ -711,14 +561,7 @@ fn our_own_profile_does_what_it_says() {
     use oci_spec::runtime::Capability;
     let plain = default_seccomp::default_seccomp(&Default::default());
     let known = |name: &String| Syscall::by_name(name).is_some();
-    assert!(
-        plain
-            .syscalls()
-            .iter()
-            .flatten()
-            .flat_map(|rule| rule.names())
-            .all(known)
-    );
+    assert!(plain.syscalls().iter().flatten().flat_map(|rule| rule.names()).all(known));
     let mut warnings = Vec::new();
     let filter = plan_for(Abi::X86_64, &plain, &mut warnings).unwrap();
     println!("{} instructions", filter.program.len());
@@ -745,16 +588,8 @@ fn our_own_profile_does_what_it_says() {
         ("ioctl", &[0, HIGH | 0x5412], eperm, eperm),
     ];
     for (name, args, native, compat) in cases {
-        assert_eq!(
-            run(&filter, Abi::X86_64, name, args),
-            *native,
-            "{name} {args:x?}"
-        );
-        assert_eq!(
-            run(&filter, Abi::I386, name, args),
-            *compat,
-            "i386 {name} {args:x?}"
-        );
+        assert_eq!(run(&filter, Abi::X86_64, name, args), *native, "{name} {args:x?}");
+        assert_eq!(run(&filter, Abi::I386, name, args), *compat, "i386 {name} {args:x?}");
         assert_eq!(run(&filter, Abi::X32, name, args), KILL_PROCESS);
     }
     // The family behind socketcall is out of sight; what needs none works.

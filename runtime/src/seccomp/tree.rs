@@ -26,21 +26,13 @@ pub(super) fn segments(outcomes: Outcomes, abi: Abi, first: u32, last: u32) -> V
     edges.extend(outcomes.calls.iter().map(|call| call.0 + 1));
     let mut starts: Vec<(u32, Outcome)> = edges
         .into_iter()
-        .filter(|edge| {
-            outcomes
-                .calls
-                .binary_search_by_key(edge, |call| call.0)
-                .is_err()
-        })
+        .filter(|edge| outcomes.calls.binary_search_by_key(edge, |call| call.0).is_err())
         .map(|edge| (edge, outcomes.unnamed(edge, abi).into()))
         .collect();
     starts.extend(outcomes.calls);
     starts.sort_by_key(|start| start.0);
     let mut segments: Vec<Segment> = Vec::new();
-    for (start, outcome) in starts
-        .into_iter()
-        .filter(|start| (first..=last).contains(&start.0))
-    {
+    for (start, outcome) in starts.into_iter().filter(|start| (first..=last).contains(&start.0)) {
         push(&mut segments, start, outcome);
     }
     segments
@@ -141,10 +133,7 @@ mod tests {
 
     fn outcomes(allowed: &[u32], newest: Option<u32>) -> Outcomes {
         Outcomes {
-            calls: allowed
-                .iter()
-                .map(|n| (*n, Action::NOTIFY.into()))
-                .collect(),
+            calls: allowed.iter().map(|n| (*n, Action::NOTIFY.into())).collect(),
             default: Action::KILL_PROCESS,
             newest,
             newer: Action::ENOSYS,
@@ -158,10 +147,8 @@ mod tests {
             Action::KILL_PROCESS => 'd',
             _ => 'e',
         };
-        let text: Vec<_> = segments
-            .iter()
-            .map(|s| format!("{}{}", s.start, letter(&s.outcome)))
-            .collect();
+        let text: Vec<_> =
+            segments.iter().map(|s| format!("{}{}", s.start, letter(&s.outcome))).collect();
         text.join(" ")
     }
 
@@ -185,14 +172,7 @@ mod tests {
     fn x32_variants_do_not_age() {
         let bit = X32_BIT;
         let found = segments(outcomes(&[bit | 3], Some(bit | 3)), Abi::X32, bit, u32::MAX);
-        let expected = format!(
-            "{}d {}n {}e {}d {}e",
-            bit,
-            bit | 3,
-            bit | 4,
-            bit | 512,
-            bit | 548
-        );
+        let expected = format!("{}d {}n {}e {}d {}e", bit, bit | 3, bit | 4, bit | 512, bit | 548);
         assert_eq!(text(&found), expected);
     }
 

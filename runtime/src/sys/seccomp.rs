@@ -43,15 +43,10 @@ pub(crate) fn set_mode_filter(
     flags: FilterFlags,
     program: &[Instruction],
 ) -> Result<Option<OwnedFd>> {
-    let len = u16::try_from(program.len()).map_err(|_| Failure {
-        call: CALL,
-        errno: Errno::EINVAL,
-    })?;
+    let len =
+        u16::try_from(program.len()).map_err(|_| Failure { call: CALL, errno: Errno::EINVAL })?;
     // The kernel does not write through this pointer; its type is not const for historical reasons.
-    let fprog = libc::sock_fprog {
-        len,
-        filter: program.as_ptr().cast_mut(),
-    };
+    let fprog = libc::sock_fprog { len, filter: program.as_ptr().cast_mut() };
     // SAFETY: `fprog` and the `len` instructions that it points to live until the call returns, and
     // the kernel copies both; it checks the program itself.
     let value = unsafe {
@@ -68,10 +63,7 @@ pub(crate) fn set_mode_filter(
         return if value == 0 {
             Ok(None)
         } else {
-            Err(Failure {
-                call: CALL,
-                errno: Errno::ESRCH,
-            })
+            Err(Failure { call: CALL, errno: Errno::ESRCH })
         };
     }
     let fd = RawFd::try_from(value).expect("a descriptor is an int");
@@ -83,12 +75,7 @@ pub(crate) fn set_mode_filter(
 pub(crate) fn action_is_available(action: u32) -> bool {
     // SAFETY: the kernel reads one u32 through the pointer, which is valid for the call.
     let value = unsafe {
-        libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_GET_ACTION_AVAIL,
-            0,
-            &raw const action,
-        )
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_GET_ACTION_AVAIL, 0, &raw const action)
     };
     value == 0
 }
@@ -124,12 +111,6 @@ mod tests {
     #[test]
     fn an_empty_program_is_refused() {
         let failure = set_mode_filter(FilterFlags::empty(), &[]).unwrap_err();
-        assert_eq!(
-            failure,
-            Failure {
-                call: "seccomp",
-                errno: Errno::EINVAL
-            }
-        );
+        assert_eq!(failure, Failure { call: "seccomp", errno: Errno::EINVAL });
     }
 }

@@ -21,21 +21,9 @@ impl<'a> Meaning<'a> {
     pub(super) fn new(profile: &'a LinuxSeccomp, native: Abi) -> Self {
         let rules = profile.syscalls().as_deref().unwrap_or_default().iter();
         let rules = rules
-            .map(|rule| {
-                (
-                    rule,
-                    rule.names()
-                        .iter()
-                        .filter_map(|n| Syscall::by_name(n))
-                        .collect(),
-                )
-            })
+            .map(|rule| (rule, rule.names().iter().filter_map(|n| Syscall::by_name(n)).collect()))
             .collect();
-        Self {
-            profile,
-            native,
-            rules,
-        }
+        Self { profile, native, rules }
     }
 
     pub(super) fn action(&self, data: &Data) -> u32 {
@@ -64,11 +52,7 @@ impl<'a> Meaning<'a> {
     }
 
     fn rules_of(&self, is_call: impl Fn(&Syscall) -> bool) -> Vec<&'a LinuxSyscall> {
-        self.rules
-            .iter()
-            .filter(|rule| rule.1.iter().any(&is_call))
-            .map(|rule| rule.0)
-            .collect()
+        self.rules.iter().filter(|rule| rule.1.iter().any(&is_call)).map(|rule| rule.0).collect()
     }
     fn unmentioned(&self, abi: Abi, nr: u32, default: u32) -> u32 {
         let carried_out = matches!(
@@ -112,17 +96,12 @@ impl<'a> Meaning<'a> {
                 return value(rule.action(), rule.errno_ret());
             }
         }
-        let name = selectors
-            .get(data.args[0] as usize & 0xffff)
-            .copied()
-            .unwrap_or_default();
+        let name = selectors.get(data.args[0] as usize & 0xffff).copied().unwrap_or_default();
         let direct = self.rules_of(|call| call.name() == name);
-        let actions = direct
-            .iter()
-            .map(|rule| (value(rule.action(), rule.errno_ret()), args(rule)));
-        if let Some((action, _)) = actions
-            .clone()
-            .find(|(action, args)| args.is_empty() && *action != default)
+        let actions =
+            direct.iter().map(|rule| (value(rule.action(), rule.errno_ret()), args(rule)));
+        if let Some((action, _)) =
+            actions.clone().find(|(action, args)| args.is_empty() && *action != default)
         {
             return action;
         }
@@ -136,12 +115,7 @@ impl<'a> Meaning<'a> {
 }
 
 fn convention(profile: &LinuxSeccomp, native: Abi, data: &Data) -> Option<Abi> {
-    let lists = |arch| {
-        profile
-            .architectures()
-            .as_ref()
-            .is_some_and(|all| all.contains(&arch))
-    };
+    let lists = |arch| profile.architectures().as_ref().is_some_and(|all| all.contains(&arch));
     match (native, data.arch) {
         (Abi::X86_64, 0xc000_003e) if data.nr < 0x4000_0000 => Some(Abi::X86_64),
         (Abi::X86_64, 0xc000_003e) if lists(Arch::ScmpArchX32) => Some(Abi::X32),
@@ -199,11 +173,7 @@ fn decide(rules: &[&LinuxSyscall], data: &Data, abi: Abi, default: u32) -> u32 {
 
 fn holds(arg: &LinuxSeccompArg, data: &Data, abi: Abi) -> bool {
     use LinuxSeccompOperator::*;
-    let width = if matches!(abi, Abi::I386 | Abi::Arm) {
-        0xffff_ffff
-    } else {
-        u64::MAX
-    };
+    let width = if matches!(abi, Abi::I386 | Abi::Arm) { 0xffff_ffff } else { u64::MAX };
     let found = data.args[arg.index()] & width;
     let value = arg.value() & width;
     let second = arg.value_two().unwrap_or(0) & width;

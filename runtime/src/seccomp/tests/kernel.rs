@@ -23,15 +23,7 @@ impl Calls {
         let calls = Self(std::env::temp_dir().join(name));
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/seccomp/tests/calls.c");
         let built = Command::new("gcc")
-            .args([
-                machine,
-                "-O1",
-                "-static",
-                "-nostdlib",
-                "-no-pie",
-                "-fno-pie",
-                "-fno-builtin",
-            ])
+            .args([machine, "-O1", "-static", "-nostdlib", "-no-pie", "-fno-pie", "-fno-builtin"])
             .args(["-fno-stack-protector", source, "-o"])
             .arg(&calls.0)
             .output();
@@ -43,9 +35,7 @@ impl Calls {
     }
 
     fn run(&self, filter: &Filter, calls: &[&str]) -> Output {
-        filtered(filter, || {
-            Command::new(&self.0).args(calls).output().unwrap()
-        })
+        filtered(filter, || Command::new(&self.0).args(calls).output().unwrap())
     }
 
     fn results(&self, filter: &Filter, calls: &[&str]) -> Vec<i64> {
@@ -123,11 +113,7 @@ fn unlisted_conventions_kill() {
     let filter = compile(json!({"defaultAction": "SCMP_ACT_ALLOW"}));
     for call in ["i:14", "n:40000027"] {
         let output = calls.run(&filter, &[call]);
-        assert_eq!(
-            output.status.signal(),
-            Some(libc::SIGSYS),
-            "{call} {output:?}"
-        );
+        assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{call} {output:?}");
     }
     assert_eq!(calls.results(&filter, &["n:87:ffffffff"]).len(), 1);
 }
@@ -141,23 +127,10 @@ fn programs_of_32_bits_run_under_the_distributions_profile() {
     let Some(value) = distribution() else { return };
     let filter = compile(value);
     // getpid, socketcall(SYS_SOCKET, null), socket(AF_UNIX, SOCK_STREAM), mount, acct, swapon, nothing.
-    let results = calls.results(
-        &filter,
-        &[
-            "i:14",
-            "i:66:1",
-            "i:167:1:1",
-            "i:15",
-            "i:33",
-            "i:57",
-            "i:3e8",
-        ],
-    );
+    let results =
+        calls.results(&filter, &["i:14", "i:66:1", "i:167:1:1", "i:15", "i:33", "i:57", "i:3e8"]);
     assert!(results[0] > 0);
-    assert_eq!(
-        results[1], EFAULT,
-        "allowed, so that the kernel looks at the arguments"
-    );
+    assert_eq!(results[1], EFAULT, "allowed, so that the kernel looks at the arguments");
     assert!(results[2] > 2, "a descriptor: {results:?}");
     assert_eq!(results[4..], [EPERM, EPERM, ENOSYS]);
 }
@@ -176,9 +149,7 @@ fn ordinary_programs_run_under_our_own_profile() {
 
 fn run_script(filter: &Filter) {
     let script = "set -e; ls / | sort | wc -l; sleep 0 & wait; cat /proc/self/status >/dev/null";
-    let output = filtered(filter, || {
-        Command::new("sh").args(["-c", script]).output().unwrap()
-    });
+    let output = filtered(filter, || Command::new("sh").args(["-c", script]).output().unwrap());
     assert!(output.status.success(), "{output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
 }
@@ -201,10 +172,7 @@ fn a_notification_reaches_the_listener() {
         let flags = nix::fcntl::fcntl(&listener, nix::fcntl::F_GETFD).unwrap();
         assert_eq!(flags, libc::FD_CLOEXEC);
         let mut polled = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-        assert_eq!(
-            poll(&mut polled, PollTimeout::try_from(10_000).unwrap()),
-            Ok(1)
-        );
+        assert_eq!(poll(&mut polled, PollTimeout::try_from(10_000).unwrap()), Ok(1));
         // Without anybody to answer, the call fails with ENOSYS.
         drop(listener);
         assert_eq!(thread.join().unwrap(), Err(Errno::ENOSYS));
@@ -217,18 +185,12 @@ fn all_threads_and_a_listener_go_together() {
     const CHILD: &str = "BULKHEAD_TEST_TSYNC_CHILD";
     if std::env::var_os(CHILD).is_none() {
         let output = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "seccomp::tests::kernel::all_threads_and_a_listener_go_together",
-            ])
+            .args(["--exact", "seccomp::tests::kernel::all_threads_and_a_listener_go_together"])
             .env(CHILD, "1")
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
-        assert!(
-            String::from_utf8_lossy(&output.stdout).contains("1 passed"),
-            "{output:?}"
-        );
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "{output:?}");
         return;
     }
     let filter = compile(json!({
