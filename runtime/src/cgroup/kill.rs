@@ -21,14 +21,21 @@ impl Cgroup {
     /// Sends `signal` to every process, sub-cgroups included. A paused container is resumed by
     /// SIGKILL, which it could not die of otherwise, and stays paused with any other signal.
     pub fn kill(&self, signal: i32) -> Result<()> {
-        if signal == libc::SIGKILL {
-            self.kill_unified()?;
-            if self.groups.iter().all(|g| g.at.unified) || self.rest()?.is_empty() {
-                return Ok(());
-            }
-            self.kill_frozen()
+        if signal != libc::SIGKILL {
+            return self.signal_frozen(signal);
+        }
+        self.kill_unified()?;
+        if self.groups.iter().all(|g| g.at.unified) {
+            return Ok(());
+        }
+        if !self.rest()?.is_empty() {
+            return self.kill_frozen();
+        }
+        // cgroup.kill marks what the v1 freezer holds; it dies when it is let go.
+        if self.is_frozen()? {
+            self.thaw()
         } else {
-            self.signal_frozen(signal)
+            Ok(())
         }
     }
 

@@ -1,7 +1,7 @@
 //! On the real kernel: cgroups named `bulkhead-test-PID-N`, on v1, hybrid and v2 hosts.
 
 use std::io::Write;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -529,4 +529,88 @@ fn occupied_cgroups_are_not_shared_on_v2() {
     assert!(error.contains("holds 1 processes"), "{error}");
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+const ORDINARY: &str = "BULKHEAD_TEST_ORDINARY";
+
+/// Runs itself as an ordinary user, who may not make cgroups.
+#[test]
+fn an_ordinary_user_goes_without_unless_limits_are_asked_for() {
+    if std::env::var(ORDINARY).is_err() {
+        let status = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "cgroup::tests::an_ordinary_user_goes_without_unless_limits_are_asked_for",
+            ])
+            .env(ORDINARY, "1")
+            .uid(54321)
+            .gid(54321)
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        return assert!(status.success());
+    }
+    let (_, mut plan) = planned("{}");
+    let error = plan.create(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.errno(), Some(Errno::EACCES), "{error}");
+    plan.permission = Permission::Tolerated;
+    let mut warnings = Vec::new();
+    let cgroup = plan.create(&mut warnings).unwrap();
+    assert!(cgroup.is_empty() && cgroup.clone_target().is_none());
+    assert_eq!(warnings.len(), plan.paths().len());
+    assert!(
+        warnings.iter().any(|w| w.contains("devices")),
+        "{warnings:?}"
+    );
+    cgroup.join().unwrap();
+    cgroup.kill(libc::SIGKILL).unwrap();
+    cgroup.delete().unwrap();
+    let (_, mut plan) = planned(r#"{"memory":{"limit":4096}}"#);
+    plan.permission = Permission::Tolerated;
+    let error = plan.create(&mut Vec::new()).unwrap_err().to_string();
+    assert!(
+        error.starts_with("set linux.resources.memory.limit: no cgroup: "),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_parent_with_processes_passes_no_controllers_on() {
+    let (top, plan) = planned(r#"{"memory":{"limit":67108864}}"#);
+    let layout = layout::Layout::detect().unwrap();
+    let (true, Some(unified)) = (layout.v1.is_empty(), &layout.unified) else {
+        return;
+    };
+    let parent = unified.mount_point.join(top.strip_prefix("/").unwrap());
+    std::fs::create_dir(&parent).unwrap();
+    let mut child = shell("exec sleep 1000");
+    std::fs::write(parent.join("cgroup.procs"), child.id().to_string()).unwrap();
+    let error = plan.create(&mut Vec::new()).unwrap_err().to_string();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!plan.paths()[0].exists());
+    std::fs::remove_dir(&parent).unwrap();
+    assert!(
+        error.contains("linux.resources.memory.limit: the memory controller is not"),
+        "{error}"
+    );
+    assert!(error.contains("it holds processes"), "{error}");
+}
+
+#[test]
+fn unified_settings() {
+    if !layout::Layout::detect().unwrap().v1.is_empty() {
+        return;
+    }
+    let test =
+        make(r#"{"unified":{"memory.high":"33554432","pids.max":"11","cgroup.max.depth":"3"}}"#);
+    assert_eq!(test.file(("", ""), "memory.high"), "33554432");
+    assert_eq!(test.file(("", ""), "pids.max"), "11");
+    assert_eq!(test.file(("", ""), "cgroup.max.depth"), "3");
+    let (_, plan) = planned(r#"{"unified":{"memory.nonsense":"1"}}"#);
+    let error = plan.create(&mut Vec::new()).unwrap_err().to_string();
+    assert!(
+        error.contains("the kernel has no memory.nonsense"),
+        "{error}"
+    );
 }

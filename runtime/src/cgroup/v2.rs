@@ -5,7 +5,7 @@
 //! than the root that holds processes cannot pass on domain controllers, and one that belongs to
 //! another user cannot be changed: the error names the directory that does not delegate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -30,9 +30,9 @@ pub(super) fn enable(
     let at = || quote(mount_point.join(relative));
     let all = words(mount, "cgroup.controllers").context("read controllers of", at())?;
     let mut present = words(leaf, "cgroup.controllers").context("read controllers of", at())?;
-    let mut refusal = None;
+    let mut refusals = BTreeMap::new();
     if present != all {
-        refusal = pass_down(mount, relative, &all).context("open", at())?;
+        refusals = pass_down(mount, relative, &all).context("open", at())?;
         become_threaded(leaf, knobs).context("make threaded", at())?;
         present = words(leaf, "cgroup.controllers").context("read controllers of", at())?;
     }
@@ -47,21 +47,16 @@ pub(super) fn enable(
             &k.field,
             format!("{} has no {} controller", quote(mount_point), k.controller),
         )),
-        Some(k) => {
-            let why = refusal
-                .filter(|(name, _)| *name == k.controller)
-                .map(|(_, text)| text);
-            Err(Error::unsupported(
-                "set",
-                &k.field,
-                format!(
-                    "the {} controller is not delegated to {}{}",
-                    k.controller,
-                    at(),
-                    why.unwrap_or_default()
-                ),
-            ))
-        }
+        Some(k) => Err(Error::unsupported(
+            "set",
+            &k.field,
+            format!(
+                "the {} controller is not delegated to {}{}",
+                k.controller,
+                at(),
+                refusals.remove(&k.controller).unwrap_or_default()
+            ),
+        )),
     }
 }
 
@@ -72,14 +67,14 @@ fn is_core(knob: &Knob) -> bool {
         .all(|(file, _)| file.ends_with(".pressure"))
 }
 
-/// Writes `cgroup.subtree_control` of every directory above the last. Returns the first controller
-/// that a directory would not pass on, and why; whether that matters is known at the end.
+/// Writes `cgroup.subtree_control` of every directory above the last. Returns the
+/// controllers that a directory would not pass on, and why; whether that matters is known at the end.
 fn pass_down(
     mount: &OwnedFd,
     relative: &Path,
     wanted: &BTreeSet<String>,
-) -> Result<Option<(String, String)>, Failure> {
-    let mut refusal: Option<(String, String)> = None;
+) -> Result<BTreeMap<String, String>, Failure> {
+    let mut refusals = BTreeMap::new();
     let above: Vec<&Path> = relative.ancestors().skip(1).collect();
     for path in above.into_iter().rev() {
         let dir = open_dir(mount, path)?;
@@ -101,11 +96,11 @@ fn pass_down(
                     ": write cgroup.subtree_control of {}{why}: {failure}",
                     quote(path)
                 );
-                refusal.get_or_insert((controller[1..].to_string(), text));
+                refusals.entry(controller[1..].to_string()).or_insert(text);
             }
         }
     }
-    Ok(refusal)
+    Ok(refusals)
 }
 
 /// A new directory below a threaded one can only be used as a threaded one.
