@@ -84,10 +84,7 @@ pub(crate) fn names() -> &'static [&'static str] {
 
 /// The names in a mask, for messages.
 pub(crate) fn describe(mask: u64) -> String {
-    let named = NAMES
-        .iter()
-        .enumerate()
-        .filter(|(bit, _)| mask & (1 << bit) != 0);
+    let named = NAMES.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0);
     named.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
 }
 
@@ -116,10 +113,7 @@ pub(crate) fn plan(capabilities: Option<&LinuxCapabilities>) -> Capabilities {
 }
 
 fn mask(names: &Option<Names>) -> u64 {
-    names
-        .iter()
-        .flatten()
-        .fold(0, |mask, name| mask | 1 << bit(*name))
+    names.iter().flatten().fold(0, |mask, name| mask | 1 << bit(*name))
 }
 
 impl Capabilities {
@@ -131,9 +125,7 @@ impl Capabilities {
             let lost = asked & !limit;
             if lost != 0 {
                 let names = describe(lost);
-                warnings.push(format!(
-                    "process.capabilities.{set}: {names} dropped: {why}"
-                ));
+                warnings.push(format!("process.capabilities.{set}: {names} dropped: {why}"));
             }
             asked & limit
         };
@@ -147,13 +139,7 @@ impl Capabilities {
             permitted & inheritable,
             "not both permitted and inheritable",
         );
-        Self {
-            bounding: self.bounding,
-            effective,
-            inheritable,
-            permitted,
-            ambient,
-        }
+        Self { bounding: self.bounding, effective, inheritable, permitted, ambient }
     }
 
     /// Drops everything else from the bounding set. Capabilities that only the kernel knows are
@@ -195,15 +181,9 @@ impl Capabilities {
     /// Makes the ambient set exactly what was asked for.
     pub(crate) fn raise_ambient(&self) -> Result<()> {
         sys::prctl::ambient_clear().context("clear", "process.capabilities.ambient")?;
-        for (bit, name) in NAMES
-            .iter()
-            .enumerate()
-            .filter(|(b, _)| self.ambient & (1 << b) != 0)
-        {
-            sys::prctl::ambient_raise(bit as u32).context(
-                "raise",
-                format_args!("{name} (process.capabilities.ambient)"),
-            )?;
+        for (bit, name) in NAMES.iter().enumerate().filter(|(b, _)| self.ambient & (1 << b) != 0) {
+            sys::prctl::ambient_raise(bit as u32)
+                .context("raise", format_args!("{name} (process.capabilities.ambient)"))?;
         }
         Ok(())
     }
@@ -212,9 +192,7 @@ impl Capabilities {
 /// Keeps the permitted set over the change of user that follows. The kernel clears the flag in
 /// `execve`.
 pub(crate) fn keep() -> Result<()> {
-    nix::sys::prctl::set_keepcaps(true)
-        .call("prctl")
-        .context("keep", "capabilities")
+    nix::sys::prctl::set_keepcaps(true).call("prctl").context("keep", "capabilities")
 }
 
 /// The permitted set of this process: what it can grant.
@@ -282,10 +260,7 @@ mod tests {
     /// A line of `/proc/self/status` such as `CapAmb`.
     fn status(name: &str) -> u64 {
         let text = std::fs::read_to_string("/proc/thread-self/status").unwrap();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name))
-            .unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
         u64::from_str_radix(line.trim_start_matches(':').trim(), 16).unwrap()
     }
 
@@ -306,13 +281,7 @@ mod tests {
     fn what_is_missing_is_empty() {
         assert_eq!(plan(None), Capabilities::default());
         let sets = parsed(r#"{"bounding":["CAP_KILL"],"permitted":null}"#);
-        assert_eq!(
-            sets,
-            Capabilities {
-                bounding: 1 << 5,
-                ..Default::default()
-            }
-        );
+        assert_eq!(sets, Capabilities { bounding: 1 << 5, ..Default::default() });
     }
 
     #[test]
@@ -333,10 +302,7 @@ mod tests {
         );
         warnings.clear();
         let less = sets.restrict(0b10, &mut warnings);
-        assert_eq!(
-            (less.effective, less.permitted, less.inheritable),
-            (0b10, 0b10, 0)
-        );
+        assert_eq!((less.effective, less.permitted, less.inheritable), (0b10, 0b10, 0));
         assert_eq!(less.bounding, ALL);
         assert_eq!(warnings.len(), 4, "{warnings:?}");
     }
@@ -361,10 +327,7 @@ mod tests {
             assert_eq!(held.1, sets.permitted | SYS_ADMIN);
             sets.raise_ambient().unwrap();
             sets.set(0).unwrap();
-            assert_eq!(
-                capget().unwrap(),
-                (sets.effective, sets.permitted, sets.inheritable)
-            );
+            assert_eq!(capget().unwrap(), (sets.effective, sets.permitted, sets.inheritable));
             assert_eq!(status("CapAmb"), sets.ambient);
             assert_eq!(status("CapBnd"), sets.bounding);
             // Dropped is dropped: neither comes back.

@@ -73,9 +73,7 @@ pub(crate) struct Command {
 /// The commands of a list of hooks.
 pub(crate) fn plan(kind: Kind, hooks: Option<&[Hook]>) -> Result<Vec<Command>> {
     let hooks = hooks.unwrap_or_default().iter().enumerate();
-    hooks
-        .map(|(index, hook)| command(&format!("hooks.{}[{index}]", kind.name()), hook))
-        .collect()
+    hooks.map(|(index, hook)| command(&format!("hooks.{}[{index}]", kind.name()), hook)).collect()
 }
 
 fn command(field: &str, hook: &Hook) -> Result<Command> {
@@ -105,13 +103,7 @@ fn command(field: &str, hook: &Hook) -> Result<Command> {
         },
     };
     let subject = format!("{field} {:?}", hook.path());
-    Ok(Command {
-        subject,
-        path,
-        args,
-        env: strings("env", hook.env())?,
-        timeout,
-    })
+    Ok(Command { subject, path, args, env: strings("env", hook.env())?, timeout })
 }
 
 /// Runs hooks in order, up to the first that fails.
@@ -121,9 +113,7 @@ pub(crate) fn run(commands: &[Command], state: &[u8]) -> Result<()> {
 
 /// Runs every hook; failures are warnings, as the specification wants after `delete`.
 pub(crate) fn run_all(commands: &[Command], state: &[u8], warnings: &mut Vec<String>) {
-    let failed = commands
-        .iter()
-        .filter_map(|command| command.run(state).err());
+    let failed = commands.iter().filter_map(|command| command.run(state).err());
     warnings.extend(failed.map(|error| error.to_string()));
 }
 
@@ -145,14 +135,9 @@ impl Command {
         let stdin = state_file(state).map_err(system)?;
         let (out, out_writer) = pipe().map_err(system)?;
         let (err, err_writer) = pipe().map_err(system)?;
-        let pid = self
-            .spawn([&stdin, &out_writer, &err_writer])
-            .map_err(system)?;
+        let pid = self.spawn([&stdin, &out_writer, &err_writer]).map_err(system)?;
         drop((out_writer, err_writer));
-        let mut output = [out, err].map(|pipe| Output {
-            pipe: Some(pipe),
-            tail: VecDeque::new(),
-        });
+        let mut output = [out, err].map(|pipe| Output { pipe: Some(pipe), tail: VecDeque::new() });
         let outcome = self.watch(pid, &mut output).map_err(system)?;
         let reason = match outcome {
             Outcome::Ended(WaitStatus::Exited(_, 0)) => return Ok(()),
@@ -161,19 +146,10 @@ impl Command {
             Outcome::Ended(other) => format!("{other:?}"),
             Outcome::TimedOut(limit) => format!("killed after its timeout of {limit:?}"),
         };
-        let quoted = ["stdout", "stderr"]
-            .into_iter()
-            .zip(&mut output)
-            .map(|(name, output)| {
-                let text = String::from_utf8_lossy(output.tail.make_contiguous())
-                    .trim()
-                    .to_owned();
-                if text.is_empty() {
-                    text
-                } else {
-                    format!(", {name}: {text}")
-                }
-            });
+        let quoted = ["stdout", "stderr"].into_iter().zip(&mut output).map(|(name, output)| {
+            let text = String::from_utf8_lossy(output.tail.make_contiguous()).trim().to_owned();
+            if text.is_empty() { text } else { format!(", {name}: {text}") }
+        });
         let reason = reason + &quoted.collect::<String>();
         Err(Error::new(ErrorKind::System, "run", &self.subject, reason))
     }
@@ -183,34 +159,18 @@ impl Command {
     fn spawn(&self, stdio: [&OwnedFd; 3]) -> Result<Pid, Failure> {
         let mut actions = PosixSpawnFileActions::init().call("posix_spawn_file_actions_init")?;
         for (target, fd) in (0..).zip(stdio) {
-            actions
-                .add_dup2(fd.as_raw_fd(), target)
-                .call("posix_spawn_file_actions_adddup2")?;
+            actions.add_dup2(fd.as_raw_fd(), target).call("posix_spawn_file_actions_adddup2")?;
         }
         let mut attributes = PosixSpawnAttr::init().call("posix_spawnattr_init")?;
         let flags = PosixSpawnFlags::POSIX_SPAWN_SETPGROUP
             | PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
             | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
-        attributes
-            .set_flags(flags)
-            .call("posix_spawnattr_setflags")?;
-        attributes
-            .set_pgroup(Pid::from_raw(0))
-            .call("posix_spawnattr_setpgroup")?;
-        attributes
-            .set_sigdefault(&SigSet::all())
-            .call("posix_spawnattr_setsigdefault")?;
-        attributes
-            .set_sigmask(&SigSet::empty())
-            .call("posix_spawnattr_setsigmask")?;
-        posix_spawn(
-            self.path.as_c_str(),
-            &actions,
-            &attributes,
-            &self.args,
-            &self.env,
-        )
-        .call("posix_spawn")
+        attributes.set_flags(flags).call("posix_spawnattr_setflags")?;
+        attributes.set_pgroup(Pid::from_raw(0)).call("posix_spawnattr_setpgroup")?;
+        attributes.set_sigdefault(&SigSet::all()).call("posix_spawnattr_setsigdefault")?;
+        attributes.set_sigmask(&SigSet::empty()).call("posix_spawnattr_setsigmask")?;
+        posix_spawn(self.path.as_c_str(), &actions, &attributes, &self.args, &self.env)
+            .call("posix_spawn")
     }
 
     /// Waits for the end of the program or of its time, and collects output meanwhile.
@@ -294,10 +254,7 @@ impl Output {
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => {
-                    return Err(Failure {
-                        call: "read",
-                        errno,
-                    });
+                    return Err(Failure { call: "read", errno });
                 }
             }
         }
@@ -379,10 +336,7 @@ mod tests {
             failure("kill -9 $$", None),
             "run hooks.createRuntime[0] \"/bin/sh\": killed by SIGKILL"
         );
-        let missing = commands(
-            Kind::Prestart,
-            r#"[{"path":"/bin/true"},{"path":"/no/such"}]"#,
-        );
+        let missing = commands(Kind::Prestart, r#"[{"path":"/bin/true"},{"path":"/no/such"}]"#);
         assert_eq!(
             run(&missing, b"").unwrap_err().to_string(),
             "run hooks.prestart[1] \"/no/such\": posix_spawn: \
@@ -401,27 +355,16 @@ mod tests {
         let mut warnings = Vec::new();
         run_all(&list, b"{}", &mut warnings);
         assert_eq!(warnings.len(), 2);
-        assert!(
-            warnings[1].starts_with("run hooks.poststop[2] "),
-            "{warnings:?}"
-        );
+        assert!(warnings[1].starts_with("run hooks.poststop[2] "), "{warnings:?}");
     }
 
     #[test]
     fn a_hook_that_reads_nothing_or_prints_too_much_is_no_trouble() {
         let state = vec![b' '; 1 << 20];
         run(&shell("exec 0<&-", None), &state).unwrap();
-        run(
-            &shell("head -c 1000000 /dev/zero; echo done >&2", None),
-            &state,
-        )
-        .unwrap();
+        run(&shell("head -c 1000000 /dev/zero; echo done >&2", None), &state).unwrap();
         let error = failure("yes | head -c 300000; echo END; exit 1", None);
-        assert!(
-            error.ends_with("END") && error.len() < OUTPUT + 200,
-            "{}",
-            error.len()
-        );
+        assert!(error.ends_with("END") && error.len() < OUTPUT + 200, "{}", error.len());
         run(&shell("[ $(wc -c) = 1048576 ]", None), &state).unwrap();
     }
 

@@ -33,14 +33,7 @@ impl Keyring {
     pub(crate) fn plan(id: &str, user_namespace: bool) -> Result<Self> {
         let name = CString::new(format!("_ses.{id}"))
             .map_err(|_| Error::invalid("container id", "contains a NUL byte"))?;
-        Ok(Self {
-            name,
-            search: if user_namespace {
-                OTHER_SEARCH
-            } else {
-                USER_SEARCH
-            },
-        })
+        Ok(Self { name, search: if user_namespace { OTHER_SEARCH } else { USER_SEARCH } })
     }
 
     /// Makes it the session keyring of this process. A kernel without keyrings has nothing to keep
@@ -48,14 +41,8 @@ impl Keyring {
     pub(crate) fn join(&self) -> Result<()> {
         let subject = format!("session keyring {:?}", self.name);
         let key = match sys::join_session_keyring(&self.name) {
-            Err(Failure {
-                errno: Errno::ENOSYS,
-                ..
-            }) => return Ok(()),
-            Err(Failure {
-                errno: Errno::EDQUOT,
-                ..
-            }) => {
+            Err(Failure { errno: Errno::ENOSYS, .. }) => return Ok(()),
+            Err(Failure { errno: Errno::EDQUOT, .. }) => {
                 let reason = "keyctl: EDQUOT: the user's quota of keys is used up (see \
                               /proc/sys/kernel/keys/maxkeys and root_maxkeys, /proc/key-users)";
                 return Err(Error::new(ErrorKind::System, "join", subject, reason));
@@ -84,16 +71,8 @@ mod tests {
 
     #[test]
     fn permissions_are_the_fourth_field() {
-        assert_eq!(
-            permissions(b"keyring;0;0;3f130000;_ses.a;b"),
-            Some(0x3f13_0000)
-        );
-        for odd in [
-            &b""[..],
-            b"keyring;0;0",
-            b"keyring;0;0;xyz;a",
-            b"keyring;0;0;;a",
-        ] {
+        assert_eq!(permissions(b"keyring;0;0;3f130000;_ses.a;b"), Some(0x3f13_0000));
+        for odd in [&b""[..], b"keyring;0;0", b"keyring;0;0;xyz;a", b"keyring;0;0;;a"] {
             assert_eq!(permissions(odd), None);
         }
     }
@@ -114,10 +93,7 @@ mod tests {
             again.join().unwrap();
             let text = String::from_utf8(sys::describe(first).unwrap()).unwrap();
             assert!(text.ends_with(&id), "{text}");
-            assert_eq!(
-                permissions(text.as_bytes()).unwrap() & USER_SEARCH,
-                USER_SEARCH
-            );
+            assert_eq!(permissions(text.as_bytes()).unwrap() & USER_SEARCH, USER_SEARCH);
             assert_eq!(first, other);
         });
     }

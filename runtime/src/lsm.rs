@@ -53,25 +53,13 @@ impl Labels {
         let mut apparmor = given(process.apparmor_profile());
         if !modules.apparmor {
             apparmor = apparmor.filter(|profile| profile != "unconfined");
-            refuse(
-                apparmor.as_deref(),
-                &format!("{prefix}apparmorProfile"),
-                "AppArmor",
-            )?;
+            refuse(apparmor.as_deref(), &format!("{prefix}apparmorProfile"), "AppArmor")?;
         }
         let selinux = given(process.selinux_label());
         if !modules.selinux {
-            refuse(
-                selinux.as_deref(),
-                &format!("{prefix}selinuxLabel"),
-                "SELinux",
-            )?;
+            refuse(selinux.as_deref(), &format!("{prefix}selinuxLabel"), "SELinux")?;
         }
-        Ok(Self {
-            prefix: prefix.to_owned(),
-            apparmor,
-            selinux,
-        })
+        Ok(Self { prefix: prefix.to_owned(), apparmor, selinux })
     }
 
     /// Labels keys made from here on, so that the session keyring is the container's.
@@ -104,23 +92,12 @@ impl Labels {
         // Its own directory since 5.8; the shared file belongs to the first module that has it, which
         // with several modules may be another one.
         let mut written = procfs.try_write("thread-self/attr/apparmor/exec", command.as_bytes());
-        if let Err(Failure {
-            errno: Errno::ENOENT,
-            call: "openat2",
-        }) = written
-        {
+        if let Err(Failure { errno: Errno::ENOENT, call: "openat2" }) = written {
             written = procfs.try_write("thread-self/attr/exec", command.as_bytes());
         }
         let field = format!("{}apparmorProfile", self.prefix);
-        if let Err(Failure {
-            errno: Errno::ENOENT,
-            call: "write",
-        }) = written
-        {
-            return Err(Error::invalid(
-                field,
-                format!("profile {profile:?} is not loaded"),
-            ));
+        if let Err(Failure { errno: Errno::ENOENT, call: "write" }) = written {
+            return Err(Error::invalid(field, format!("profile {profile:?} is not loaded")));
         }
         written.context("apply", format_args!("{field} {profile:?}"))
     }
@@ -128,10 +105,7 @@ impl Labels {
     fn write_selinux(&self, procfs: &Procfs, file: &str, label: &[u8]) -> Result<()> {
         procfs
             .try_write(&format!("thread-self/attr/{file}"), label)
-            .context(
-                "apply",
-                format_args!("{}selinuxLabel ({file})", self.prefix),
-            )
+            .context("apply", format_args!("{}selinuxLabel ({file})", self.prefix))
     }
 }
 
@@ -141,10 +115,7 @@ impl Labels {
 /// # Errors
 /// `Unsupported` on a host without SELinux: the kernel there would refuse the option as unknown.
 pub(crate) fn mount_label(linux: &Linux, modules: Modules) -> Result<Option<String>> {
-    let label = linux
-        .mount_label()
-        .clone()
-        .filter(|label| !label.is_empty());
+    let label = linux.mount_label().clone().filter(|label| !label.is_empty());
     if !modules.selinux {
         refuse(label.as_deref(), "linux.mountLabel", "SELinux")?;
     }
@@ -178,10 +149,7 @@ mod tests {
     #[test]
     fn a_label_without_its_module_is_an_error() {
         let none = Modules::default();
-        let both = Modules {
-            apparmor: true,
-            selinux: true,
-        };
+        let both = Modules { apparmor: true, selinux: true };
         let process = |more: &str| format!(r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/"{more}}}"#);
         let cases = [
             ("", None),
@@ -214,14 +182,7 @@ mod tests {
     fn a_mount_label_needs_selinux() {
         let linux: Linux = serde_json::from_str(r#"{"mountLabel":"u:r:t:s0:c1,c2"}"#).unwrap();
         assert!(mount_label(&linux, Modules::default()).is_err());
-        let label = mount_label(
-            &linux,
-            Modules {
-                apparmor: false,
-                selinux: true,
-            },
-        )
-        .unwrap();
+        let label = mount_label(&linux, Modules { apparmor: false, selinux: true }).unwrap();
         assert_eq!(mount_option(&label.unwrap()), "context=\"u:r:t:s0:c1,c2\"");
         assert_eq!(mount_label(&Linux::default(), Modules::default()), Ok(None));
     }

@@ -43,19 +43,14 @@ impl Procfs {
     /// Opens and checks `/proc` of this mount namespace.
     pub(crate) fn open() -> Result<Self> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let fd = open("/proc", flags, Mode::empty())
-            .call("open")
-            .context("open", "/proc")?;
+        let fd = open("/proc", flags, Mode::empty()).call("open").context("open", "/proc")?;
         Self::verify(fd)
     }
 
     /// Checks that `fd` is the root of a procfs: a bind mount of a directory inside one has the same
     /// file system type.
     pub(crate) fn verify(fd: OwnedFd) -> Result<Self> {
-        let kind = fstatfs(&fd)
-            .call("fstatfs")
-            .context("check", "/proc")?
-            .filesystem_type();
+        let kind = fstatfs(&fd).call("fstatfs").context("check", "/proc")?.filesystem_type();
         let inode = fstat(&fd).call("fstat").context("check", "/proc")?.st_ino;
         if kind != PROC_SUPER_MAGIC || inode != ROOT_INODE {
             let reason = "is not the root of a procfs";
@@ -71,10 +66,7 @@ impl Procfs {
         let (dir, rest) = match path.split_once('/') {
             Some((first @ ("self" | "thread-self"), rest)) => {
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-                (
-                    Some(self.look_up(self.0.as_fd(), first, flags, RESOLVE)?),
-                    rest,
-                )
+                (Some(self.look_up(self.0.as_fd(), first, flags, RESOLVE)?), rest)
             }
             _ => (None, path),
         };
@@ -89,10 +81,7 @@ impl Procfs {
         flags: OFlag,
         resolve: u64,
     ) -> sys::Result<OwnedFd> {
-        let invalid = Failure {
-            call: "openat2",
-            errno: Errno::EINVAL,
-        };
+        let invalid = Failure { call: "openat2", errno: Errno::EINVAL };
         let path = CString::new(path).map_err(|_| invalid)?;
         openat2(dir, &path, flags.bits(), 0, resolve)
     }
@@ -102,10 +91,7 @@ impl Procfs {
         let file = self.try_open(path, OFlag::O_WRONLY)?;
         let written = nix::unistd::write(&file, data).call("write")?;
         if written != data.len() {
-            return Err(Failure {
-                call: "write",
-                errno: Errno::EIO,
-            });
+            return Err(Failure { call: "write", errno: Errno::EIO });
         }
         Ok(())
     }
@@ -119,10 +105,7 @@ impl Procfs {
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>> {
         let file = explain(self.try_open(path, OFlag::O_RDONLY), "read", path)?;
         let mut text = Vec::new();
-        let read = File::from(file)
-            .take(LONGEST)
-            .read_to_end(&mut text)
-            .call("read");
+        let read = File::from(file).take(LONGEST).read_to_end(&mut text).call("read");
         explain(read, "read", path)?;
         Ok(text)
     }
@@ -143,18 +126,9 @@ impl AsFd for Procfs {
 }
 
 fn explain<T>(result: sys::Result<T>, operation: &str, path: &str) -> Result<T> {
-    if let Err(Failure {
-        errno: Errno::EXDEV | Errno::ELOOP,
-        ..
-    }) = result
-    {
+    if let Err(Failure { errno: Errno::EXDEV | Errno::ELOOP, .. }) = result {
         let reason = "something is mounted over it, or it is a link: refusing to follow";
-        return Err(Error::new(
-            ErrorKind::System,
-            operation,
-            format!("\"/proc/{path}\""),
-            reason,
-        ));
+        return Err(Error::new(ErrorKind::System, operation, format!("\"/proc/{path}\""), reason));
     }
     result.context(operation, format_args!("\"/proc/{path}\""))
 }
@@ -182,12 +156,7 @@ mod tests {
             let procfs = Procfs::open().unwrap();
             procfs.write("self/comm", b"bulkhead-test").unwrap();
             assert_eq!(procfs.read("thread-self/comm").unwrap(), b"bulkhead-test\n");
-            assert!(
-                procfs
-                    .read("sys/kernel/osrelease")
-                    .unwrap()
-                    .ends_with(b"\n")
-            );
+            assert!(procfs.read("sys/kernel/osrelease").unwrap().ends_with(b"\n"));
             let dir = procfs.open_pid(nix::unistd::getpid()).unwrap();
             assert!(openat2(dir.as_fd(), c"status", libc::O_RDONLY, 0, RESOLVE).is_ok());
         });
@@ -261,9 +230,7 @@ mod tests {
             assert_ne!(before, b"123\n");
             let map = [("kernel.nothing.here".to_owned(), "1".to_owned())].into();
             let list = crate::sysctl::plan(Some(&map)).unwrap();
-            let error = crate::sysctl::apply(&procfs, &list)
-                .unwrap_err()
-                .to_string();
+            let error = crate::sysctl::apply(&procfs, &list).unwrap_err().to_string();
             assert!(
                 error.starts_with("set linux.sysctl[\"kernel.nothing.here\"]: openat2: ENOENT"),
                 "{error}"

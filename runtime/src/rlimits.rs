@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 
-use crate::error::{Context, Error, ErrorKind, Failure, Result};
+use crate::error::{Context, Result};
 use crate::sys;
 
 /// One limit to set.
@@ -36,33 +36,23 @@ pub(crate) fn plan(limits: Option<&[PosixRlimit]>) -> Vec<Rlimit> {
     limits.map(plan).collect()
 }
 
-/// Sets the limits of a process; of the caller when there is no pid.
+/// Sets the limits of a process; of the caller when there is no pid. The error carries the errno: on
+/// EPERM the child asks its creator.
 pub(crate) fn apply(limits: &[Rlimit], pid: Option<Pid>) -> Result<()> {
-    for &Rlimit {
-        index,
-        kind,
-        soft,
-        hard,
-    } in limits
-    {
+    for &Rlimit { index, kind, soft, hard } in limits {
         let pid = pid.unwrap_or(Pid::from_raw(0));
-        let subject = format!("process.rlimits[{index}] ({kind} soft {soft} hard {hard})");
-        match sys::prlimit::set(pid, number(kind), soft, hard) {
-            Err(Failure {
-                errno: Errno::EPERM,
-                call,
-            }) => {
-                let why = if kind == PosixRlimitType::RlimitNofile {
-                    "raising a hard limit needs CAP_SYS_RESOURCE, and none can exceed \
-                     /proc/sys/fs/nr_open"
-                } else {
-                    "raising a hard limit needs CAP_SYS_RESOURCE"
-                };
-                let reason = format!("{call}: EPERM (operation not permitted): {why}");
-                return Err(Error::new(ErrorKind::System, "set", subject, reason));
+        let result = sys::prlimit::set(pid, number(kind), soft, hard);
+        let hint = match &result {
+            Err(failure) if failure.errno != Errno::EPERM => "",
+            _ if kind == PosixRlimitType::RlimitNofile => {
+                "; raising a hard limit needs CAP_SYS_RESOURCE, above /proc/sys/fs/nr_open is none"
             }
-            other => other.context("set", subject)?,
-        }
+            _ => "; raising a hard limit needs CAP_SYS_RESOURCE",
+        };
+        result.context(
+            "set",
+            format_args!("process.rlimits[{index}] ({kind} soft {soft} hard {hard}{hint})"),
+        )?;
     }
     Ok(())
 }
@@ -115,29 +105,23 @@ mod tests {
             apply(&limits, None).unwrap();
             assert_eq!(getrlimit(Resource::RLIMIT_CORE), Ok((0, 4096)));
             assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((77, 88)));
-            assert_eq!(
-                getrlimit(Resource::RLIMIT_RTTIME),
-                Ok((1_000_000, u64::MAX))
-            );
+            assert_eq!(getrlimit(Resource::RLIMIT_RTTIME), Ok((1_000_000, u64::MAX)));
         });
     }
 
     #[test]
     fn raising_without_the_capability_says_so() {
         in_child(|| {
-            apply(
-                &planned(r#"[{"type":"RLIMIT_CORE","soft":0,"hard":0}]"#),
-                None,
-            )
-            .unwrap();
+            apply(&planned(r#"[{"type":"RLIMIT_CORE","soft":0,"hard":0}]"#), None).unwrap();
             crate::sys::prctl::capset(0, 0, 0).unwrap();
             let limits = planned(r#"[{"type":"RLIMIT_CORE","soft":0,"hard":1}]"#);
-            let error = apply(&limits, None).unwrap_err().to_string();
-            assert!(
-                error.starts_with("set process.rlimits[0] (RLIMIT_CORE soft 0 hard 1): prlimit:"),
-                "{error}"
+            let error = apply(&limits, None).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::EPERM));
+            assert_eq!(
+                error.to_string(),
+                "set process.rlimits[0] (RLIMIT_CORE soft 0 hard 1; raising a hard limit needs \
+                 CAP_SYS_RESOURCE): prlimit: EPERM (operation not permitted)"
             );
-            assert!(error.ends_with("needs CAP_SYS_RESOURCE"), "{error}");
         });
     }
 }

@@ -65,11 +65,7 @@ pub fn parse_config(json: &[u8], warnings: &mut Vec<String>) -> Result<Config> {
     }
     if let Some(vm) = value.get_mut("vm").and_then(Value::as_object_mut) {
         for object in ["hypervisor", "image"] {
-            if vm
-                .get(object)
-                .and_then(Value::as_object)
-                .is_some_and(serde_json::Map::is_empty)
-            {
+            if vm.get(object).and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
                 vm.remove(object);
             }
         }
@@ -99,12 +95,7 @@ pub(crate) fn stored(json: &[u8]) -> Result<Spec> {
 /// # Errors
 /// As [`load_config`].
 pub fn load_process(path: &Path, warnings: &mut Vec<String>) -> Result<Process> {
-    let mut value = json::read(
-        &read_file(path)?,
-        &schema::PROCESS,
-        "process.json",
-        warnings,
-    )?;
+    let mut value = json::read(&read_file(path)?, &schema::PROCESS, "process.json", warnings)?;
     let affinity = tolerate_process(&mut value, "", warnings)?;
     let mut process: Process = typed(value, "process.json")?;
     process.set_exec_cpu_affinity(affinity);
@@ -124,9 +115,7 @@ pub fn load_resources(json: &[u8], warnings: &mut Vec<String>) -> Result<LinuxRe
 /// Reads a regular file of bounded size. `O_NONBLOCK`: opening a FIFO must fail here and not hang.
 fn read_file(path: &Path) -> Result<Vec<u8>> {
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let fd = open(path, flags, Mode::empty())
-        .call("open")
-        .context("read", quote(path))?;
+    let fd = open(path, flags, Mode::empty()).call("open").context("read", quote(path))?;
     let stat = fstat(&fd).call("fstat").context("read", quote(path))?;
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
         return Err(Error::invalid(quote(path), "is not a regular file"));
@@ -140,10 +129,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>> {
         .call("read")
         .context("read", quote(path))?;
     if text.len() as u64 > LONGEST {
-        return Err(Error::invalid(
-            quote(path),
-            format!("is longer than {LONGEST} bytes"),
-        ));
+        return Err(Error::invalid(quote(path), format!("is longer than {LONGEST} bytes")));
     }
     Ok(text)
 }
@@ -168,9 +154,7 @@ fn check_version(version: &str) -> Result<()> {
     let semantic = parts.len() == 3
         && parts.iter().all(|part| number(part))
         && suffix.len() != 1
-        && suffix
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b));
+        && suffix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-+.".contains(&b));
     if !semantic {
         let shown = json::brief(version);
         return Err(Error::invalid(
@@ -187,13 +171,7 @@ fn check_version(version: &str) -> Result<()> {
     Ok(())
 }
 
-const CAPABILITY_SETS: [&str; 5] = [
-    "bounding",
-    "effective",
-    "inheritable",
-    "permitted",
-    "ambient",
-];
+const CAPABILITY_SETS: [&str; 5] = ["bounding", "effective", "inheritable", "permitted", "ambient"];
 
 /// Drops unknown capabilities, as the specification demands since 1.1 (with a warning), and takes out
 /// the CPU affinity: `oci-spec` would compile a regular expression to check it.
@@ -214,35 +192,24 @@ fn tolerate_process(
     }
     if let Some(Value::Array(flags)) = process.pointer_mut("/scheduler/flags") {
         // The derived name of this variant in `oci-spec` 0.10 has an underscore too many.
-        for flag in flags
-            .iter_mut()
-            .filter(|flag| *flag == "SCHED_FLAG_DL_OVERRUN")
-        {
+        for flag in flags.iter_mut().filter(|flag| *flag == "SCHED_FLAG_DL_OVERRUN") {
             *flag = Value::from("SCHED_FLAG_D_L_OVERRUN");
         }
     }
-    let Some(affinity) = process
-        .as_object_mut()
-        .and_then(|p| p.remove("execCPUAffinity"))
-    else {
+    let Some(affinity) = process.as_object_mut().and_then(|p| p.remove("execCPUAffinity")) else {
         return Ok(None);
     };
     let list = |name: &str| match affinity.get(name).and_then(Value::as_str) {
         Some(text) => cpu_list(text).map(Some).ok_or_else(|| {
             Error::invalid(
                 format!("{prefix}execCPUAffinity.{name}"),
-                format!(
-                    "{:?} is not a list of CPUs such as 0-3,7",
-                    json::brief(text)
-                ),
+                format!("{:?} is not a list of CPUs such as 0-3,7", json::brief(text)),
             )
         }),
         None => Ok(None),
     };
     let mut parsed = ExecCPUAffinity::default();
-    parsed
-        .set_initial(list("initial")?)
-        .set_cpu_affinity_final(list("final")?);
+    parsed.set_initial(list("initial")?).set_cpu_affinity_final(list("final")?);
     Ok(Some(parsed))
 }
 
@@ -266,18 +233,12 @@ fn tolerate_resources(resources: &mut Value) {
     let Some(resources) = resources.as_object_mut() else {
         return;
     };
-    if resources
-        .get("pids")
-        .is_some_and(|pids| pids.get("limit").is_none())
-    {
+    if resources.get("pids").is_some_and(|pids| pids.get("limit").is_none()) {
         resources.remove("pids");
     }
     if let Some(Value::Array(limits)) = resources.get_mut("hugepageLimits") {
         for limit in limits.iter_mut().filter_map(|entry| entry.get_mut("limit")) {
-            if limit
-                .as_u64()
-                .is_some_and(|number| i64::try_from(number).is_err())
-            {
+            if limit.as_u64().is_some_and(|number| i64::try_from(number).is_err()) {
                 *limit = i64::MAX.into();
             }
         }
@@ -288,13 +249,9 @@ fn tolerate_resources(resources: &mut Value) {
 /// a system call of an architecture without rules is never allowed.
 fn tolerate_architectures(linux: &mut Value, warnings: &mut Vec<String>) {
     let list = linux.pointer_mut("/seccomp/architectures");
-    retain(
-        list,
-        "linux.seccomp.architectures",
-        "architecture",
-        warnings,
-        |name| ARCHITECTURES.binary_search(&name).is_ok(),
-    );
+    retain(list, "linux.seccomp.architectures", "architecture", warnings, |name| {
+        ARCHITECTURES.binary_search(&name).is_ok()
+    });
 }
 
 fn retain(
@@ -312,9 +269,7 @@ fn retain(
         let keep = item.as_str().is_some_and(&known);
         if !keep {
             let name = json::brief(&item.to_string());
-            warnings.push(format!(
-                "{place}[{index}]: unknown {what} {name} is ignored"
-            ));
+            warnings.push(format!("{place}[{index}]: unknown {what} {name} is ignored"));
         }
         index += 1;
         keep
@@ -355,14 +310,7 @@ mod tests {
 
     #[test]
     fn versions_of_the_first_major_are_accepted() {
-        for version in [
-            "1.0.0",
-            "1.0.2-dev",
-            "1.3.0-rc.1",
-            "1.99.0",
-            "1.2.3+x.y",
-            "1.0.0-a+b",
-        ] {
+        for version in ["1.0.0", "1.0.2-dev", "1.3.0-rc.1", "1.99.0", "1.2.3+x.y", "1.0.0-a+b"] {
             assert!(check_version(version).is_ok(), "{version}");
         }
         let odd = [
@@ -382,11 +330,7 @@ mod tests {
             "1.0.0-\n",
         ];
         for version in odd {
-            assert_eq!(
-                check_version(version).unwrap_err().subject(),
-                "ociVersion",
-                "{version}"
-            );
+            assert_eq!(check_version(version).unwrap_err().subject(), "ociVersion", "{version}");
         }
     }
 
@@ -427,19 +371,9 @@ mod tests {
         File::create(&config).unwrap().set_len(LONGEST + 1).unwrap();
         assert!(error(&dir).ends_with("is longer than 16777216 bytes"));
         std::fs::write(&config, r#"{"ociVersion":"1.0.0","root":{"path":"r"}}"#).unwrap();
-        assert_eq!(
-            load_config(&dir, &mut Vec::new()).unwrap().spec.version(),
-            "1.0.0"
-        );
-        std::fs::write(
-            &config,
-            r#"{"user":{"uid":1,"gid":2},"cwd":"/","args":["a"]}"#,
-        )
-        .unwrap();
-        assert_eq!(
-            load_process(&config, &mut Vec::new()).unwrap().user().gid(),
-            2
-        );
+        assert_eq!(load_config(&dir, &mut Vec::new()).unwrap().spec.version(), "1.0.0");
+        std::fs::write(&config, r#"{"user":{"uid":1,"gid":2},"cwd":"/","args":["a"]}"#).unwrap();
+        assert_eq!(load_process(&config, &mut Vec::new()).unwrap().user().gid(), 2);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 
@@ -466,9 +400,7 @@ mod tests {
         ];
         for (more, expected) in cases {
             let json = format!("{{{base},{more}}}");
-            let error = parse_config(json.as_bytes(), &mut Vec::new())
-                .unwrap_err()
-                .to_string();
+            let error = parse_config(json.as_bytes(), &mut Vec::new()).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");
         }
     }

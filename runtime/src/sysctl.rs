@@ -51,11 +51,7 @@ pub(crate) fn plan(sysctl: Option<&HashMap<String, String>>) -> Result<Vec<Sysct
     let mut list = Vec::new();
     for (name, value) in sysctl.into_iter().flatten() {
         let path = path_of(name).map_err(|reason| Error::invalid(field(name), reason))?;
-        list.push(Sysctl {
-            name: name.clone(),
-            path: format!("sys/{path}"),
-            value: value.clone(),
-        });
+        list.push(Sysctl { name: name.clone(), path: format!("sys/{path}"), value: value.clone() });
     }
     list.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(list)
@@ -64,9 +60,7 @@ pub(crate) fn plan(sysctl: Option<&HashMap<String, String>>) -> Result<Vec<Sysct
 /// Writes the parameters, from inside the namespaces they belong to.
 pub(crate) fn apply(procfs: &Procfs, list: &[Sysctl]) -> Result<()> {
     for Sysctl { name, path, value } in list {
-        procfs
-            .try_write(path, value.as_bytes())
-            .context("set", field(name))?;
+        procfs.try_write(path, value.as_bytes()).context("set", field(name))?;
     }
     Ok(())
 }
@@ -120,10 +114,7 @@ pub(crate) fn first_of_network(sysctl: Option<&HashMap<String, String>>) -> Opti
 
 /// The error for a network parameter when the namespace to join is the creator's own.
 pub(crate) fn shared_network(name: &str) -> Error {
-    Error::invalid(
-        field(name),
-        "is not allowed: the network namespace to join is the creator's",
-    )
+    Error::invalid(field(name), "is not allowed: the network namespace to join is the creator's")
 }
 
 #[cfg(test)]
@@ -135,14 +126,8 @@ mod tests {
         let cases = [
             ("net.ipv4.ip_forward", Ok("net/ipv4/ip_forward")),
             ("net/ipv4/ip_forward", Ok("net/ipv4/ip_forward")),
-            (
-                "net.ipv4.conf.eno2/100.rp_filter",
-                Ok("net/ipv4/conf/eno2.100/rp_filter"),
-            ),
-            (
-                "net/ipv4/conf/eno2.100/rp_filter",
-                Ok("net/ipv4/conf/eno2.100/rp_filter"),
-            ),
+            ("net.ipv4.conf.eno2/100.rp_filter", Ok("net/ipv4/conf/eno2.100/rp_filter")),
+            ("net/ipv4/conf/eno2.100/rp_filter", Ok("net/ipv4/conf/eno2.100/rp_filter")),
             ("net/../kernel/core_pattern", Err(())),
             ("net.//.kernel.core_pattern", Err(())),
             ("net./.x", Err(())),
@@ -185,11 +170,7 @@ mod tests {
         let map: HashMap<String, String> = [("net.b", "2"), ("kernel.sem", "1"), ("net/a", "3")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()))
             .into();
-        let paths: Vec<_> = plan(Some(&map))
-            .unwrap()
-            .into_iter()
-            .map(|s| s.path)
-            .collect();
+        let paths: Vec<_> = plan(Some(&map)).unwrap().into_iter().map(|s| s.path).collect();
         assert_eq!(paths, ["sys/kernel/sem", "sys/net/b", "sys/net/a"]);
         assert_eq!(first_of_network(Some(&map)), Some("net.b"));
         assert_eq!(first_of_network(None), None);

@@ -38,33 +38,22 @@ pub(crate) fn validate_id(id: &str) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(Error::new(
-        crate::error::ErrorKind::Invalid,
-        "check",
-        "container id",
-        {
-            let shown: String = id.chars().take(LONGEST_ID).collect();
-            format!("invalid container ID format: {shown:?} {reason}")
-        },
-    ))
+    Err(Error::new(crate::error::ErrorKind::Invalid, "check", "container id", {
+        let shown: String = id.chars().take(LONGEST_ID).collect();
+        format!("invalid container ID format: {shown:?} {reason}")
+    }))
 }
 
 /// Checks a configuration before `create`.
 pub(crate) fn validate(spec: &Spec, warnings: &mut Vec<String>) -> Result<()> {
-    let root = spec
-        .root()
-        .as_ref()
-        .ok_or_else(|| Error::invalid("root", "is required"))?;
+    let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is required"))?;
     no_nul("root.path", root.path())?;
     let namespaces = Namespaces::of(spec)?;
     let Some(init) = spec.process() else {
         return Err(Error::invalid("process", "is required"));
     };
     process(init, "process.")?;
-    for (field, name) in [
-        ("hostname", spec.hostname()),
-        ("domainname", spec.domainname()),
-    ] {
+    for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
         uts_name(field, name.as_deref(), &namespaces)?;
     }
     for (index, mount) in list(spec.mounts()).iter().enumerate() {
@@ -73,12 +62,7 @@ pub(crate) fn validate(spec: &Spec, warnings: &mut Vec<String>) -> Result<()> {
     if let Some(hooks) = spec.hooks() {
         check_hooks(hooks)?;
     }
-    if spec
-        .annotations()
-        .iter()
-        .flatten()
-        .any(|(key, _)| key.is_empty())
-    {
+    if spec.annotations().iter().flatten().any(|(key, _)| key.is_empty()) {
         return Err(Error::invalid("annotations[\"\"]", "a key is empty"));
     }
     if let Some(part) = spec.linux() {
@@ -104,10 +88,7 @@ struct Namespaces(Vec<(Kind, Origin)>);
 
 impl Namespaces {
     fn of(spec: &Spec) -> Result<Self> {
-        let named = spec
-            .linux()
-            .as_ref()
-            .and_then(|linux| linux.namespaces().as_deref());
+        let named = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref());
         let mut kinds: Vec<(Kind, Origin)> = Vec::new();
         for (index, namespace) in named.unwrap_or_default().iter().enumerate() {
             let kind = namespace.typ();
@@ -169,10 +150,7 @@ fn absolute(field: &str, path: &Path) -> Result<()> {
     if path.is_absolute() {
         return Ok(());
     }
-    Err(Error::invalid(
-        field,
-        format!("{path:?} is not an absolute path"),
-    ))
+    Err(Error::invalid(field, format!("{path:?} is not an absolute path")))
 }
 
 /// The reader refuses NUL bytes; a process merged with command line flags, or a configuration built
@@ -181,10 +159,7 @@ fn no_nul(field: &str, text: impl AsRef<std::ffi::OsStr>) -> Result<()> {
     use std::os::unix::ffi::OsStrExt;
     let text = text.as_ref();
     if text.as_bytes().contains(&0) {
-        return Err(Error::invalid(
-            field,
-            format!("{text:?} contains a NUL byte"),
-        ));
+        return Err(Error::invalid(field, format!("{text:?} contains a NUL byte")));
     }
     Ok(())
 }
@@ -198,10 +173,7 @@ where
         return Ok(());
     }
     let (low, high) = (range.start(), range.end());
-    Err(Error::invalid(
-        field,
-        format!("{number} is not between {low} and {high}"),
-    ))
+    Err(Error::invalid(field, format!("{number} is not between {low} and {high}")))
 }
 
 fn uts_name(field: &str, name: Option<&str>, namespaces: &Namespaces) -> Result<()> {
@@ -231,15 +203,10 @@ fn check_mount(
     let destination = mount.destination();
     no_nul(&format!("{field}.destination"), destination)?;
     if destination.as_os_str().is_empty() {
-        return Err(Error::invalid(
-            format!("{field}.destination"),
-            "\"\" is empty",
-        ));
+        return Err(Error::invalid(format!("{field}.destination"), "\"\" is empty"));
     }
     if destination.is_relative() {
-        warnings.push(format!(
-            "{field}.destination: {destination:?} is taken as relative to /"
-        ));
+        warnings.push(format!("{field}.destination: {destination:?} is taken as relative to /"));
     }
     for (index, option) in list(mount.options()).iter().enumerate() {
         no_nul(&format!("{field}.options[{index}]"), option)?;
@@ -250,10 +217,7 @@ fn check_mount(
     match mount.source() {
         Some(source) => no_nul(&format!("{field}.source"), source)?,
         None if bind => {
-            return Err(Error::invalid(
-                format!("{field}.source"),
-                "is required for a bind mount",
-            ));
+            return Err(Error::invalid(format!("{field}.source"), "is required for a bind mount"));
         }
         None => {}
     }

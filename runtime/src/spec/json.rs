@@ -92,9 +92,7 @@ struct Notes<'w> {
 
 impl Notes<'_> {
     fn fail<E>(&self, place: Place<'_>, error: E) -> E {
-        self.failed
-            .borrow_mut()
-            .get_or_insert_with(|| place.to_string());
+        self.failed.borrow_mut().get_or_insert_with(|| place.to_string());
         error
     }
 }
@@ -106,19 +104,10 @@ pub(crate) fn read(
     subject: &str,
     warnings: &mut Vec<String>,
 ) -> Result<Value> {
-    let notes = Notes {
-        failed: RefCell::new(None),
-        warnings: RefCell::new(warnings),
-    };
+    let notes = Notes { failed: RefCell::new(None), warnings: RefCell::new(warnings) };
     let mut text = serde_json::Deserializer::from_slice(json);
-    let node = Node {
-        shape,
-        place: Place::Root,
-        notes: &notes,
-    };
-    let value = node
-        .deserialize(&mut text)
-        .and_then(|value| text.end().map(|()| value));
+    let node = Node { shape, place: Place::Root, notes: &notes };
+    let value = node.deserialize(&mut text).and_then(|value| text.end().map(|()| value));
     let value = value.and_then(|value| match value {
         Value::Null => Err(wrong(Unexpected::Unit, shape)),
         other => Ok(other),
@@ -131,12 +120,7 @@ pub(crate) fn read(
 
 /// The error for a value at `place`.
 pub(crate) fn refuse(place: &str, reason: impl fmt::Display) -> Error {
-    Error::new(
-        ErrorKind::Invalid,
-        "parse",
-        place,
-        brief(&reason.to_string()),
-    )
+    Error::new(ErrorKind::Invalid, "parse", place, brief(&reason.to_string()))
 }
 
 struct Node<'a, 'w> {
@@ -198,13 +182,11 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
 
     // No property has a fraction; an integer beyond 64 bits arrives here too.
     fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        let shown = Number::from_f64(value)
-            .map(|n| n.to_string())
-            .unwrap_or_default();
+        let shown = Number::from_f64(value).map(|n| n.to_string()).unwrap_or_default();
         match self.shape {
-            Shape::Number => Err(E::custom(format_args!(
-                "{shown} is not an integer of at most 64 bits"
-            ))),
+            Shape::Number => {
+                Err(E::custom(format_args!("{shown} is not an integer of at most 64 bits")))
+            }
             other => Err(wrong(Unexpected::Float(value), other)),
         }
     }
@@ -215,10 +197,9 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
 
     fn visit_string<E: serde::de::Error>(self, value: String) -> Result<Value, E> {
         match self.shape {
-            Shape::Text if value.contains('\0') => Err(E::custom(format_args!(
-                "{} contains a NUL byte",
-                brief(&format!("{value:?}"))
-            ))),
+            Shape::Text if value.contains('\0') => {
+                Err(E::custom(format_args!("{} contains a NUL byte", brief(&format!("{value:?}")))))
+            }
             Shape::Text => Ok(Value::String(value)),
             other => Err(wrong(Unexpected::Str(&brief(&value)), other)),
         }
@@ -231,11 +212,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         let mut list = Vec::new();
         loop {
             let place = Place::Item(&self.place, list.len());
-            let node = Node {
-                shape,
-                place,
-                notes: self.notes,
-            };
+            let node = Node { shape, place, notes: self.notes };
             match items.next_element_seed(node) {
                 Ok(Some(Value::Null)) => {
                     return Err(self.notes.fail(place, wrong(Unexpected::Unit, shape)));
@@ -265,11 +242,7 @@ impl Node<'_, '_> {
         let mut members = Map::new();
         while let Some(key) = map.next_key::<String>()? {
             let place = Place::Member(&self.place, &key);
-            let node = Node {
-                shape,
-                place,
-                notes: self.notes,
-            };
+            let node = Node { shape, place, notes: self.notes };
             let error = |reason: A::Error| self.notes.fail(place, reason);
             let value = map.next_value_seed(node).map_err(error)?;
             // Here null is not "absent": Go reads it as the zero value, and dropping the entry would
@@ -319,11 +292,7 @@ impl Node<'_, '_> {
             }
             seen |= 1 << index;
             let field = &fields[index];
-            let node = Node {
-                shape: &field.shape,
-                place,
-                notes: self.notes,
-            };
+            let node = Node { shape: &field.shape, place, notes: self.notes };
             match map.next_value_seed(node).map_err(error)? {
                 Value::Null => {}
                 Value::String(text) if text.is_empty() => {
@@ -352,9 +321,7 @@ mod tests {
     use crate::spec::schema;
 
     fn error(json: &[u8]) -> String {
-        read(json, &schema::CONFIG, "config.json", &mut Vec::new())
-            .unwrap_err()
-            .to_string()
+        read(json, &schema::CONFIG, "config.json", &mut Vec::new()).unwrap_err().to_string()
     }
 
     #[test]
@@ -366,43 +333,16 @@ mod tests {
             (b"", "parse config.json: EOF while parsing a value"),
             (b"  \n", "parse config.json: EOF while"),
             (b"nul", "parse config.json: EOF while"),
-            (
-                b"null",
-                "parse config.json: invalid type: null, expected an object",
-            ),
-            (
-                b"[]",
-                "parse config.json: invalid type: sequence, expected an object",
-            ),
-            (
-                b"\"x\"",
-                "parse config.json: invalid type: string \"x\", expected an object",
-            ),
-            (
-                b"{\"ociVersion\":\"1.0.0\",\"root\":{\"path\":\"r\"}} x",
-                "trailing characters",
-            ),
-            (
-                b"{\"root\":{\"path\":\"r",
-                "parse root.path: EOF while parsing a string",
-            ),
-            (
-                b"{\"root\":{\"path\":\"r\"",
-                "parse root: EOF while parsing an object",
-            ),
-            (
-                b"{\"root\":{\"path\":\"\xff\xfe\"",
-                "parse root.path: invalid unicode code point",
-            ),
+            (b"null", "parse config.json: invalid type: null, expected an object"),
+            (b"[]", "parse config.json: invalid type: sequence, expected an object"),
+            (b"\"x\"", "parse config.json: invalid type: string \"x\", expected an object"),
+            (b"{\"ociVersion\":\"1.0.0\",\"root\":{\"path\":\"r\"}} x", "trailing characters"),
+            (b"{\"root\":{\"path\":\"r", "parse root.path: EOF while parsing a string"),
+            (b"{\"root\":{\"path\":\"r\"", "parse root: EOF while parsing an object"),
+            (b"{\"root\":{\"path\":\"\xff\xfe\"", "parse root.path: invalid unicode code point"),
             (b"{\"root\":{\"path\":\"\\ud800\"}}", "parse root.path: "),
-            (
-                b"{\"root\":{\"path\":\"a\nb\"}}",
-                "parse root.path: control character",
-            ),
-            (
-                b"{\"process\":{\"args\":[\"a\",}",
-                "parse process.args[1]: ",
-            ),
+            (b"{\"root\":{\"path\":\"a\nb\"}}", "parse root.path: control character"),
+            (b"{\"process\":{\"args\":[\"a\",}", "parse process.args[1]: "),
             (b"\xef\xbb\xbf{}", "parse config.json: expected value"),
             (deep.as_bytes(), "parse ociVersion: "),
             (known.as_bytes(), "parse mounts[0]: "),
@@ -417,64 +357,31 @@ mod tests {
     #[test]
     fn what_two_parsers_could_read_differently_is_refused() {
         let cases: &[(&str, &str)] = &[
-            (
-                r#"{"ociVersion":"1.0.0","ociVersion":"1.0.0"}"#,
-                "parse ociVersion: is given twice",
-            ),
-            (
-                r#"{"root":{"path":"a","path":"b"}}"#,
-                "parse root.path: is given twice",
-            ),
-            (
-                r#"{"root":null,"root":{"path":"b"}}"#,
-                "parse root: is given twice",
-            ),
+            (r#"{"ociVersion":"1.0.0","ociVersion":"1.0.0"}"#, "parse ociVersion: is given twice"),
+            (r#"{"root":{"path":"a","path":"b"}}"#, "parse root.path: is given twice"),
+            (r#"{"root":null,"root":{"path":"b"}}"#, "parse root: is given twice"),
             (
                 r#"{"annotations":{"a.b":"1","a.b":"2"}}"#,
                 "parse annotations[\"a.b\"]: is given twice",
             ),
             (r#"{"x":1,"x":2}"#, "parse x: is given twice"),
-            (
-                r#"{"linux":{"sysctl":{"a":null}}}"#,
-                "parse linux.sysctl.a: invalid type: null",
-            ),
-            (
-                r#"{"root":{"path":"a\u0000b"}}"#,
-                "parse root.path: \"a\\0b\" contains a NUL byte",
-            ),
-            (
-                r#"{"annotations":{"a\u0000b":"1"}}"#,
-                "the key contains a NUL byte",
-            ),
-            (
-                r#"{"root":["r",true]}"#,
-                "parse root: invalid type: sequence, expected an object",
-            ),
-            (
-                r#"{"process":{"args":[null]}}"#,
-                "parse process.args[0]: invalid type: null",
-            ),
+            (r#"{"linux":{"sysctl":{"a":null}}}"#, "parse linux.sysctl.a: invalid type: null"),
+            (r#"{"root":{"path":"a\u0000b"}}"#, "parse root.path: \"a\\0b\" contains a NUL byte"),
+            (r#"{"annotations":{"a\u0000b":"1"}}"#, "the key contains a NUL byte"),
+            (r#"{"root":["r",true]}"#, "parse root: invalid type: sequence, expected an object"),
+            (r#"{"process":{"args":[null]}}"#, "parse process.args[0]: invalid type: null"),
             (
                 r#"{"linux":{"seccomp":{"defaultAction":{"SCMP_ACT_ALLOW":null}}}}"#,
                 "parse linux.seccomp.defaultAction: invalid type: map, expected a string",
             ),
-            (
-                r#"{"linux":{"resources":{"cpu":{"shares":1.5}}}}"#,
-                "1.5 is not an integer",
-            ),
+            (r#"{"linux":{"resources":{"cpu":{"shares":1.5}}}}"#, "1.5 is not an integer"),
             (
                 r#"{"linux":{"resources":{"cpu":{"shares":18446744073709551616}}}}"#,
                 "parse linux.resources.cpu.shares: 1.8446744073709552e+19 is not an integer",
             ),
             (r#"{"ociVersion":"1.0.0"}"#, "parse root: is required"),
-            (
-                r#"{"ociVersion":"1.0.0","root":{}}"#,
-                "parse root.path: is required",
-            ),
-            (
-                r#"{"ociVersion":"1.0.0","root":{"path":""}}"#,
-                "parse root.path: \"\" is empty",
-            ),
+            (r#"{"ociVersion":"1.0.0","root":{}}"#, "parse root.path: is required"),
+            (r#"{"ociVersion":"1.0.0","root":{"path":""}}"#, "parse root.path: \"\" is empty"),
         ];
         for (json, expected) in cases {
             let error = error(json.as_bytes());
@@ -488,10 +395,7 @@ mod tests {
         let json = br#"{"ociVersion":"1.0.0","root":{"path":"r","new":[{"a":1}]},"hostname":"",
             "hooks":null,"Process":{"cwd":3},"linux":{"seccomp":null}}"#;
         let value = read(json, &schema::CONFIG, "config.json", &mut warnings).unwrap();
-        assert_eq!(
-            value,
-            serde_json::json!({"ociVersion":"1.0.0","root":{"path":"r"},"linux":{}})
-        );
+        assert_eq!(value, serde_json::json!({"ociVersion":"1.0.0","root":{"path":"r"},"linux":{}}));
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].starts_with("Process: unknown property is ignored"));
     }
@@ -500,9 +404,6 @@ mod tests {
     fn a_huge_value_is_quoted_in_part() {
         let json = format!("{{\"root\":\"{}\"}}", "é".repeat(1 << 20));
         let error = error(json.as_bytes());
-        assert!(
-            error.len() < 1000 && error.starts_with("parse root: invalid type"),
-            "{error}"
-        );
+        assert!(error.len() < 1000 && error.starts_with("parse root: invalid type"), "{error}");
     }
 }

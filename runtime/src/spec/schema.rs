@@ -43,19 +43,11 @@ pub(crate) struct Field {
 }
 
 const fn opt(name: &'static str, shape: Shape) -> Field {
-    Field {
-        name,
-        need: Need::Optional,
-        shape,
-    }
+    Field { name, need: Need::Optional, shape }
 }
 
 const fn req(name: &'static str, shape: Shape) -> Field {
-    Field {
-        name,
-        need: Need::Required,
-        shape,
-    }
+    Field { name, need: Need::Required, shape }
 }
 
 use Shape::{Bool, List, Map, Number, Object, Text};
@@ -81,10 +73,7 @@ pub(crate) const CONFIG: Shape = Object(&[
 /// `process.json`, and `process` of `config.json`.
 pub(crate) const PROCESS: Shape = Object(&[
     opt("terminal", Bool),
-    opt(
-        "consoleSize",
-        Object(&[req("height", Number), req("width", Number)]),
-    ),
+    opt("consoleSize", Object(&[req("height", Number), req("width", Number)])),
     req(
         "user",
         Object(&[
@@ -109,22 +98,12 @@ pub(crate) const PROCESS: Shape = Object(&[
             opt("ambient", TEXTS),
         ]),
     ),
-    opt(
-        "rlimits",
-        List(&Object(&[
-            req("type", Text),
-            req("hard", Number),
-            req("soft", Number),
-        ])),
-    ),
+    opt("rlimits", List(&Object(&[req("type", Text), req("hard", Number), req("soft", Number)]))),
     opt("noNewPrivileges", Bool),
     opt("apparmorProfile", Text),
     opt("oomScoreAdj", Number),
     opt("selinuxLabel", Text),
-    opt(
-        "ioPriority",
-        Object(&[req("class", Text), opt("priority", Number)]),
-    ),
+    opt("ioPriority", Object(&[req("class", Text), opt("priority", Number)])),
     opt(
         "scheduler",
         Object(&[
@@ -137,17 +116,11 @@ pub(crate) const PROCESS: Shape = Object(&[
             opt("period", Number),
         ]),
     ),
-    opt(
-        "execCPUAffinity",
-        Object(&[opt("initial", Text), opt("final", Text)]),
-    ),
+    opt("execCPUAffinity", Object(&[opt("initial", Text), opt("final", Text)])),
 ]);
 
-const ID_MAPPINGS: Shape = List(&Object(&[
-    req("containerID", Number),
-    req("hostID", Number),
-    req("size", Number),
-]));
+const ID_MAPPINGS: Shape =
+    List(&Object(&[req("containerID", Number), req("hostID", Number), req("size", Number)]));
 
 const MOUNT: Shape = Object(&[
     req("destination", Text),
@@ -181,10 +154,7 @@ const LINUX: Shape = Object(&[
     opt("sysctl", TEXT_MAP),
     opt("resources", RESOURCES),
     opt("cgroupsPath", Text),
-    opt(
-        "namespaces",
-        List(&Object(&[req("type", Text), opt("path", Text)])),
-    ),
+    opt("namespaces", List(&Object(&[req("type", Text), opt("path", Text)]))),
     opt(
         "devices",
         List(&Object(&[
@@ -214,18 +184,9 @@ const LINUX: Shape = Object(&[
             opt("enableMonitoring", Bool),
         ]),
     ),
-    opt(
-        "memoryPolicy",
-        Object(&[req("mode", Text), opt("nodes", Text), opt("flags", TEXTS)]),
-    ),
-    opt(
-        "personality",
-        Object(&[req("domain", Text), opt("flags", TEXTS)]),
-    ),
-    opt(
-        "timeOffsets",
-        Map(&Object(&[opt("secs", Number), opt("nanosecs", Number)])),
-    ),
+    opt("memoryPolicy", Object(&[req("mode", Text), opt("nodes", Text), opt("flags", TEXTS)])),
+    opt("personality", Object(&[req("domain", Text), opt("flags", TEXTS)])),
+    opt("timeOffsets", Map(&Object(&[opt("secs", Number), opt("nanosecs", Number)]))),
 ]);
 
 const SECCOMP: Shape = Object(&[
@@ -254,11 +215,8 @@ const SECCOMP: Shape = Object(&[
     ),
 ]);
 
-const THROTTLE: Shape = List(&Object(&[
-    req("major", Number),
-    req("minor", Number),
-    req("rate", Number),
-]));
+const THROTTLE: Shape =
+    List(&Object(&[req("major", Number), req("minor", Number), req("rate", Number)]));
 
 /// `resources.json`, and `linux.resources` of `config.json`.
 pub(crate) const RESOURCES: Shape = Object(&[
@@ -322,43 +280,21 @@ pub(crate) const RESOURCES: Shape = Object(&[
             opt("throttleWriteIOPSDevice", THROTTLE),
         ]),
     ),
-    opt(
-        "hugepageLimits",
-        List(&Object(&[req("pageSize", Text), req("limit", Number)])),
-    ),
+    opt("hugepageLimits", List(&Object(&[req("pageSize", Text), req("limit", Number)]))),
     opt(
         "network",
         Object(&[
             opt("classID", Number),
-            opt(
-                "priorities",
-                List(&Object(&[req("name", Text), req("priority", Number)])),
-            ),
+            opt("priorities", List(&Object(&[req("name", Text), req("priority", Number)]))),
         ]),
     ),
-    opt(
-        "rdma",
-        Map(&Object(&[
-            opt("hcaHandles", Number),
-            opt("hcaObjects", Number),
-        ])),
-    ),
+    opt("rdma", Map(&Object(&[opt("hcaHandles", Number), opt("hcaObjects", Number)]))),
     opt("unified", TEXT_MAP),
 ]);
 
 /// Paths of the hypervisor and image are optional here: Go programs write these objects empty.
 const VM: Shape = Object(&[
-    opt(
-        "hypervisor",
-        Object(&[opt("path", Text), opt("parameters", TEXTS)]),
-    ),
-    req(
-        "kernel",
-        Object(&[
-            req("path", Text),
-            opt("parameters", TEXTS),
-            opt("initrd", Text),
-        ]),
-    ),
+    opt("hypervisor", Object(&[opt("path", Text), opt("parameters", TEXTS)])),
+    req("kernel", Object(&[req("path", Text), opt("parameters", TEXTS), opt("initrd", Text)])),
     opt("image", Object(&[opt("path", Text), opt("format", Text)])),
 ]);

@@ -12,20 +12,14 @@ pub(crate) struct Key(i32);
 pub(crate) fn join_session_keyring(name: &CStr) -> Result<Key> {
     // SAFETY: the argument is a NUL-terminated string that lives through the call.
     let value = unsafe {
-        libc::syscall(
-            libc::SYS_keyctl,
-            libc::KEYCTL_JOIN_SESSION_KEYRING,
-            name.as_ptr(),
-        )
+        libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
     };
     // 0 when it is the session keyring already, which then has its special number.
     let serial = match check("keyctl", value)? {
         0 => libc::KEY_SPEC_SESSION_KEYRING.into(),
         serial => serial,
     };
-    Ok(Key(
-        i32::try_from(serial).expect("the kernel's serial numbers have 32 bits")
-    ))
+    Ok(Key(i32::try_from(serial).expect("the kernel's serial numbers have 32 bits")))
 }
 
 /// The key's description, `type;uid;gid;permissions;name`, cut off at the buffer's length.

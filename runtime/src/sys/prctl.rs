@@ -24,10 +24,7 @@ struct Data {
 
 /// Effective, permitted and inheritable set of the calling thread.
 pub(crate) fn capget() -> Result<(u64, u64, u64)> {
-    let mut header = Header {
-        version: VERSION,
-        pid: 0,
-    };
+    let mut header = Header { version: VERSION, pid: 0 };
     let mut data = [Data::default(); 2];
     // SAFETY: the kernel reads one header and, at version 3, writes two data structures; both are
     // live, writable and laid out as in <linux/capability.h>.
@@ -43,10 +40,7 @@ pub(crate) fn capget() -> Result<(u64, u64, u64)> {
 
 /// Replaces effective, permitted and inheritable set of the calling thread.
 pub(crate) fn capset(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
-    let mut header = Header {
-        version: VERSION,
-        pid: 0,
-    };
+    let mut header = Header { version: VERSION, pid: 0 };
     let half = |shift: u32| Data {
         effective: (effective >> shift) as u32,
         permitted: (permitted >> shift) as u32,
@@ -71,12 +65,7 @@ pub(crate) fn bounding_read(capability: u32) -> Result<bool> {
 
 /// Empties the ambient set.
 pub(crate) fn ambient_clear() -> Result<()> {
-    prctl(
-        libc::PR_CAP_AMBIENT,
-        libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong,
-        0,
-    )
-    .map(drop)
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as c_ulong, 0).map(drop)
 }
 
 /// Adds one capability to the ambient set.

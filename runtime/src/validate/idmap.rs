@@ -22,10 +22,7 @@ pub(super) fn user_namespace(linux: &Linux, namespaces: &Namespaces) -> Result<(
         match origin {
             Origin::Shared if !map.is_empty() => namespaces.need(Kind::User, field)?,
             Origin::New if map.is_empty() => {
-                return Err(Error::invalid(
-                    field,
-                    "is required for a new user namespace",
-                ));
+                return Err(Error::invalid(field, "is required for a new user namespace"));
             }
             // The container's process becomes this user to own what it sets up.
             Origin::New if mapped(map, 0).is_none() => {
@@ -37,10 +34,7 @@ pub(super) fn user_namespace(linux: &Linux, namespaces: &Namespaces) -> Result<(
     }
     if maps[0].1.is_empty() != maps[1].1.is_empty() {
         let (missing, _) = maps[usize::from(!maps[0].1.is_empty())];
-        return Err(Error::invalid(
-            missing,
-            "is required when the other mapping is given",
-        ));
+        return Err(Error::invalid(missing, "is required when the other mapping is given"));
     }
     Ok(())
 }
@@ -55,20 +49,14 @@ pub(super) fn process_ids(process: &Process, linux: &Linux, namespaces: &Namespa
     let (uids, gids) = (list(linux.uid_mappings()), list(linux.gid_mappings()));
     let check = |field: &str, map: &[LinuxIdMapping], by: &str, id: u32| match mapped(map, id) {
         Some(_) => Ok(()),
-        None => Err(Error::invalid(
-            format!("process.user.{field}"),
-            format!("{id} is not in {by}"),
-        )),
+        None => {
+            Err(Error::invalid(format!("process.user.{field}"), format!("{id} is not in {by}")))
+        }
     };
     check("uid", uids, "linux.uidMappings", user.uid())?;
     check("gid", gids, "linux.gidMappings", user.gid())?;
     for (index, gid) in list(user.additional_gids()).iter().enumerate() {
-        check(
-            &format!("additionalGids[{index}]"),
-            gids,
-            "linux.gidMappings",
-            *gid,
-        )?;
+        check(&format!("additionalGids[{index}]"), gids, "linux.gidMappings", *gid)?;
     }
     Ok(())
 }
@@ -82,18 +70,13 @@ pub(super) fn mount(
     option: bool,
     namespaces: &Namespaces,
 ) -> Result<()> {
-    let maps = [
-        ("uidMappings", list(mount.uid_mappings())),
-        ("gidMappings", list(mount.gid_mappings())),
-    ];
+    let maps =
+        [("uidMappings", list(mount.uid_mappings())), ("gidMappings", list(mount.gid_mappings()))];
     for (name, map) in maps {
         let field = format!("{field}.{name}");
         mappings(&field, map)?;
         if map.is_empty() && maps.iter().any(|(_, map)| !map.is_empty()) {
-            return Err(Error::invalid(
-                field,
-                "is required when the other mapping is given",
-            ));
+            return Err(Error::invalid(field, "is required when the other mapping is given"));
         }
         if !map.is_empty() && !bind {
             return Err(Error::invalid(field, "is only for bind mounts"));
@@ -131,10 +114,7 @@ fn mappings(field: &str, map: &[LinuxIdMapping]) -> Result<()> {
         if size == 0 {
             return Err(Error::invalid(at("size"), "0 maps nothing"));
         }
-        for (name, first) in [
-            ("containerID", range.container_id()),
-            ("hostID", range.host_id()),
-        ] {
+        for (name, first) in [("containerID", range.container_id()), ("hostID", range.host_id())] {
             // The last id that exists is 2^32 - 2: -1 means "no id".
             if first.checked_add(size).is_none() {
                 return Err(Error::invalid(

@@ -16,26 +16,17 @@ use crate::sysctl;
 const MAX_ERRNO: u32 = 4095;
 
 /// What `rootfsPropagation` may be.
-const PROPAGATION: [&str; 8] = [
-    "private",
-    "rprivate",
-    "rshared",
-    "rslave",
-    "runbindable",
-    "shared",
-    "slave",
-    "unbindable",
-];
+const PROPAGATION: [&str; 8] =
+    ["private", "rprivate", "rshared", "rslave", "runbindable", "shared", "slave", "unbindable"];
 
 pub(super) fn linux(
     linux: &Linux,
     namespaces: &Namespaces,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    for (name, paths) in [
-        ("maskedPaths", linux.masked_paths()),
-        ("readonlyPaths", linux.readonly_paths()),
-    ] {
+    for (name, paths) in
+        [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())]
+    {
         for (index, path) in list(paths).iter().enumerate() {
             absolute(&format!("linux.{name}[{index}]"), Path::new(path))?;
         }
@@ -43,22 +34,19 @@ pub(super) fn linux(
             namespaces.need(Kind::Mount, &format!("linux.{name}"))?;
         }
     }
-    if let Some(word) = linux.rootfs_propagation() {
-        if PROPAGATION.binary_search(&word.as_str()).is_err() {
-            return Err(Error::invalid(
-                "linux.rootfsPropagation",
-                format!("{word:?} is none of {}", PROPAGATION.join(", ")),
-            ));
-        }
+    if let Some(word) = linux.rootfs_propagation()
+        && PROPAGATION.binary_search(&word.as_str()).is_err()
+    {
+        return Err(Error::invalid(
+            "linux.rootfsPropagation",
+            format!("{word:?} is none of {}", PROPAGATION.join(", ")),
+        ));
     }
     if let Some(path) = linux.cgroups_path() {
         no_nul("linux.cgroupsPath", path)?;
         // A path must not lead out of the hierarchy's part that its creator meant.
         if path.components().any(|part| part == Component::ParentDir) {
-            return Err(Error::invalid(
-                "linux.cgroupsPath",
-                format!("{path:?} contains .."),
-            ));
+            return Err(Error::invalid("linux.cgroupsPath", format!("{path:?} contains ..")));
         }
     }
     if let Some(label) = linux.mount_label() {
@@ -73,11 +61,7 @@ pub(super) fn linux(
     }
     time_offsets(linux, namespaces)?;
     net_devices(linux, namespaces)?;
-    if let Some(id) = linux
-        .intel_rdt()
-        .as_ref()
-        .and_then(|rdt| rdt.clos_id().as_deref())
-    {
+    if let Some(id) = linux.intel_rdt().as_ref().and_then(|rdt| rdt.clos_id().as_deref()) {
         // A name of a directory below resctrl; "/" alone is its root (1.3).
         if id == "." || id == ".." || (id.contains('/') && id != "/") {
             return Err(Error::invalid(
@@ -89,10 +73,7 @@ pub(super) fn linux(
     if let Some(policy) = linux.memory_policy() {
         memory_policy(policy)?;
     }
-    if let Some(flags) = linux
-        .personality()
-        .as_ref()
-        .and_then(|p| p.flags().as_ref())
+    if let Some(flags) = linux.personality().as_ref().and_then(|p| p.flags().as_ref())
         && !flags.is_empty()
     {
         warnings.push(format!("linux.personality.flags: {flags:?} are ignored"));
@@ -114,10 +95,7 @@ fn check_sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
         namespaces.need(owner, &field)?;
         let path = sysctl::path_of(name).map_err(|reason| Error::invalid(&field, reason))?;
         if let Some((_, other)) = seen.iter().find(|(known, _)| *known == path) {
-            return Err(Error::invalid(
-                field,
-                format!("is given twice, the other as {other:?}"),
-            ));
+            return Err(Error::invalid(field, format!("is given twice, the other as {other:?}")));
         }
         seen.push((path, name));
     }
@@ -127,10 +105,9 @@ fn check_sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
 fn check_device(field: &str, device: &LinuxDevice) -> Result<()> {
     absolute(&format!("{field}.path"), device.path())?;
     match device.typ() {
-        LinuxDeviceType::A => Err(Error::invalid(
-            format!("{field}.type"),
-            "\"a\" is not b, c, u or p",
-        )),
+        LinuxDeviceType::A => {
+            Err(Error::invalid(format!("{field}.type"), "\"a\" is not b, c, u or p"))
+        }
         // A FIFO has no numbers; what is written there means nothing.
         LinuxDeviceType::P => Ok(()),
         LinuxDeviceType::B | LinuxDeviceType::C | LinuxDeviceType::U => {
@@ -162,11 +139,7 @@ fn check_seccomp(seccomp: &LinuxSeccomp) -> Result<()> {
             "SCMP_ACT_NOTIFY cannot be the default: the listener could not be handed over",
         ));
     }
-    errno(
-        "linux.seccomp.defaultErrnoRet",
-        action,
-        seccomp.default_errno_ret(),
-    )?;
+    errno("linux.seccomp.defaultErrnoRet", action, seccomp.default_errno_ret())?;
     if let Some(path) = seccomp.listener_path() {
         absolute("linux.seccomp.listenerPath", path)?;
     } else if seccomp.listener_metadata().is_some() {
@@ -177,17 +150,10 @@ fn check_seccomp(seccomp: &LinuxSeccomp) -> Result<()> {
     }
     for (index, rule) in list(seccomp.syscalls()).iter().enumerate() {
         let field = format!("linux.seccomp.syscalls[{index}]");
-        errno(
-            &format!("{field}.errnoRet"),
-            rule.action(),
-            rule.errno_ret(),
-        )?;
+        errno(&format!("{field}.errnoRet"), rule.action(), rule.errno_ret())?;
         for (index, name) in rule.names().iter().enumerate() {
             if name.is_empty() {
-                return Err(Error::invalid(
-                    format!("{field}.names[{index}]"),
-                    "\"\" is empty",
-                ));
+                return Err(Error::invalid(format!("{field}.names[{index}]"), "\"\" is empty"));
             }
         }
         if rule.action() == Action::ScmpActNotify && seccomp.listener_path().is_none() {
@@ -208,10 +174,7 @@ fn errno(field: &str, action: Action, errno: Option<u32>) -> Result<()> {
     match action {
         Action::ScmpActErrno => within(field, errno, 0..=MAX_ERRNO),
         Action::ScmpActTrace => within(field, errno, 0..=u32::from(u16::MAX)),
-        other => Err(Error::invalid(
-            field,
-            format!("{errno} means nothing to {other}"),
-        )),
+        other => Err(Error::invalid(field, format!("{errno} means nothing to {other}"))),
     }
 }
 
@@ -226,10 +189,7 @@ fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
         }
         namespaces.need(Kind::Time, &field)?;
         if namespaces.get(Kind::Time) == Origin::Joined {
-            return Err(Error::invalid(
-                field,
-                "cannot be set on a time namespace that is joined",
-            ));
+            return Err(Error::invalid(field, "cannot be set on a time namespace that is joined"));
         }
     }
     Ok(())
@@ -261,10 +221,7 @@ fn net_devices(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
 pub(super) fn interface_name(field: &str, name: &str) -> Result<()> {
     let odd = |b: u8| b == b'/' || b == b':' || b == 0 || b.is_ascii_whitespace();
     if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.bytes().any(odd) {
-        return Err(Error::invalid(
-            field,
-            format!("{name:?} is not the name of an interface"),
-        ));
+        return Err(Error::invalid(field, format!("{name:?} is not the name of an interface")));
     }
     Ok(())
 }
@@ -272,21 +229,14 @@ pub(super) fn interface_name(field: &str, name: &str) -> Result<()> {
 fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<()> {
     let field = "linux.memoryPolicy.nodes";
     let nodes = policy.nodes().as_deref().unwrap_or_default().trim();
-    if !nodes
-        .bytes()
-        .all(|b| b.is_ascii_digit() || b",- ".contains(&b))
-    {
-        return Err(Error::invalid(
-            field,
-            format!("{nodes:?} is not a list such as 0-3,7"),
-        ));
+    if !nodes.bytes().all(|b| b.is_ascii_digit() || b",- ".contains(&b)) {
+        return Err(Error::invalid(field, format!("{nodes:?} is not a list such as 0-3,7")));
     }
     let mode = policy.mode();
     match mode {
-        Mode::MpolDefault | Mode::MpolLocal if !nodes.is_empty() => Err(Error::invalid(
-            field,
-            format!("{nodes:?} means nothing to {mode}"),
-        )),
+        Mode::MpolDefault | Mode::MpolLocal if !nodes.is_empty() => {
+            Err(Error::invalid(field, format!("{nodes:?} means nothing to {mode}")))
+        }
         Mode::MpolBind
         | Mode::MpolInterleave
         | Mode::MpolWeightedInterleave

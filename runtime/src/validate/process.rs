@@ -24,20 +24,13 @@ pub(crate) fn process(process: &Process, prefix: &str) -> Result<()> {
         no_nul(&field, entry)?;
         // As runc: an entry without a name is no variable, and programs read it in different ways.
         if entry.find('=').is_none_or(|at| at == 0) {
-            return Err(Error::invalid(
-                field,
-                format!("{entry:?} is not NAME=VALUE"),
-            ));
+            return Err(Error::invalid(field, format!("{entry:?} is not NAME=VALUE")));
         }
     }
     user(&field("user"), process.user())?;
     if let Some(size) = process.console_size() {
         for (name, number) in [("height", size.height()), ("width", size.width())] {
-            within(
-                format!("{prefix}consoleSize.{name}"),
-                number,
-                0..=u64::from(u16::MAX),
-            )?;
+            within(format!("{prefix}consoleSize.{name}"), number, 0..=u64::from(u16::MAX))?;
         }
     }
     if let Some(adjustment) = process.oom_score_adj() {
@@ -45,10 +38,9 @@ pub(crate) fn process(process: &Process, prefix: &str) -> Result<()> {
     }
     rlimits(process, prefix)?;
     capabilities(process, prefix)?;
-    for (name, label) in [
-        ("apparmorProfile", process.apparmor_profile()),
-        ("selinuxLabel", process.selinux_label()),
-    ] {
+    for (name, label) in
+        [("apparmorProfile", process.apparmor_profile()), ("selinuxLabel", process.selinux_label())]
+    {
         if let Some(label) = label {
             no_nul(&field(name), label)?;
         }
@@ -85,10 +77,7 @@ fn user(field: &str, user: &User) -> Result<()> {
 /// To `setresuid` this number means "leave as it is", which would be root.
 fn id(field: &str, id: u32) -> Result<()> {
     if id == u32::MAX {
-        return Err(Error::invalid(
-            field,
-            format!("{id} is not an id: it means no change"),
-        ));
+        return Err(Error::invalid(field, format!("{id} is not an id: it means no change")));
     }
     Ok(())
 }
@@ -97,10 +86,7 @@ fn rlimits(process: &Process, prefix: &str) -> Result<()> {
     let limits = list(process.rlimits());
     for (index, limit) in limits.iter().enumerate() {
         let field = format!("{prefix}rlimits[{index}]");
-        if limits[..index]
-            .iter()
-            .any(|earlier| earlier.typ() == limit.typ())
-        {
+        if limits[..index].iter().any(|earlier| earlier.typ() == limit.typ()) {
             return Err(Error::invalid(
                 format!("{field}.type"),
                 format!("\"{}\" is given twice", limit.typ()),

@@ -25,10 +25,7 @@ pub(crate) fn resources(resources: &LinuxResources, prefix: &str) -> Result<()> 
         check_memory(&field("memory"), memory)?;
     }
     if let Some(cpu) = resources.cpu() {
-        for (name, value) in [
-            ("quota", cpu.quota()),
-            ("realtimeRuntime", cpu.realtime_runtime()),
-        ] {
+        for (name, value) in [("quota", cpu.quota()), ("realtimeRuntime", cpu.realtime_runtime())] {
             at_least(&format!("{prefix}cpu.{name}"), value, -1)?;
         }
         if let Some(idle) = cpu.idle() {
@@ -56,10 +53,7 @@ pub(crate) fn resources(resources: &LinuxResources, prefix: &str) -> Result<()> 
         at_least(&format!("{field}.limit"), Some(huge.limit()), 0)?;
         page_size(&format!("{field}.pageSize"), huge.page_size())?;
     }
-    let priorities = resources
-        .network()
-        .as_ref()
-        .and_then(|n| n.priorities().as_deref());
+    let priorities = resources.network().as_ref().and_then(|n| n.priorities().as_deref());
     for (index, priority) in priorities.unwrap_or_default().iter().enumerate() {
         super::linux::interface_name(
             &format!("{prefix}network.priorities[{index}].name"),
@@ -85,10 +79,7 @@ fn device_rule(field: &str, rule: &LinuxDeviceCgroup) -> Result<()> {
             format!("\"{}\" is not a, b or c", typ.as_str()),
         ));
     }
-    for (name, number, range) in [
-        ("major", rule.major(), MAJOR),
-        ("minor", rule.minor(), MINOR),
-    ] {
+    for (name, number, range) in [("major", rule.major(), MAJOR), ("minor", rule.minor(), MINOR)] {
         // -1 is "any", as in what runc prints.
         if let Some(number) = number.filter(|number| *number != -1) {
             within(format!("{field}.{name}"), number, range)?;
@@ -163,16 +154,8 @@ fn block_io(field: &str, io: &LinuxBlockIo) -> Result<()> {
     ];
     for (name, devices) in throttles {
         for (index, device) in list(devices).iter().enumerate() {
-            within(
-                format!("{field}.{name}[{index}].major"),
-                device.major(),
-                MAJOR,
-            )?;
-            within(
-                format!("{field}.{name}[{index}].minor"),
-                device.minor(),
-                MINOR,
-            )?;
+            within(format!("{field}.{name}[{index}].major"), device.major(), MAJOR)?;
+            within(format!("{field}.{name}[{index}].minor"), device.minor(), MINOR)?;
         }
     }
     Ok(())
@@ -180,22 +163,14 @@ fn block_io(field: &str, io: &LinuxBlockIo) -> Result<()> {
 
 /// Sizes are written as the kernel names its files: a power of two below 1024, and KB, MB or GB.
 fn page_size(field: &str, size: &str) -> Result<()> {
-    let number = ["KB", "MB", "GB"]
-        .iter()
-        .find_map(|unit| size.strip_suffix(unit));
+    let number = ["KB", "MB", "GB"].iter().find_map(|unit| size.strip_suffix(unit));
     let power = |text: &str| {
-        !text.starts_with('+')
-            && text
-                .parse::<u16>()
-                .is_ok_and(|n| n < 1024 && n.is_power_of_two())
+        !text.starts_with('+') && text.parse::<u16>().is_ok_and(|n| n < 1024 && n.is_power_of_two())
     };
     if number.is_some_and(power) {
         return Ok(());
     }
-    Err(Error::invalid(
-        field,
-        format!("{size:?} is not a page size such as 2MB"),
-    ))
+    Err(Error::invalid(field, format!("{size:?} is not a page size such as 2MB")))
 }
 
 fn at_least(field: &str, value: Option<i64>, least: i64) -> Result<()> {
