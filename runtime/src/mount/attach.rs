@@ -16,7 +16,7 @@ use nix::fcntl::{OFlag, ResolveFlag, openat, readlinkat};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, mkdirat, mknodat};
 
 use crate::error::{Call, Failure};
-use crate::sys::openat2::openat2;
+use crate::sys;
 
 /// What to do at a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,9 @@ pub(crate) struct Target {
 const MAX_LINKS: usize = 40;
 /// Makes and opens of one component before somebody who keeps removing it wins.
 const MAX_RACES: usize = 128;
+/// How often EAGAIN is taken for a rename somewhere on the machine that crossed our lookup. A tenant
+/// that renames without pause must not keep us here for ever.
+const MAX_RETRIES: usize = 128;
 const DIRECTORY_MODE: Mode = Mode::from_bits_truncate(0o755);
 const FILE_MODE: Mode = Mode::from_bits_truncate(0o644);
 
@@ -78,6 +81,22 @@ pub(crate) fn open(root: BorrowedFd<'_>, path: &CStr, links: Links) -> Result<Ow
         Links::Refuse => resolve |= ResolveFlag::RESOLVE_NO_SYMLINKS,
     }
     openat2(root, if path.is_empty() { c"." } else { path }, flags, resolve)
+}
+
+/// openat2(2), again while it says that a rename crossed the lookup.
+pub(super) fn openat2(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    flags: OFlag,
+    resolve: ResolveFlag,
+) -> Result<OwnedFd, Failure> {
+    let mut tries = 0;
+    loop {
+        match sys::openat2::openat2(dir, path, flags.bits(), 0, resolve.bits()) {
+            Err(failure) if failure.errno == Errno::EAGAIN && tries < MAX_RETRIES => tries += 1,
+            other => return other,
+        }
+    }
 }
 
 /// Opens `path` beneath `root`, and makes what is missing of it; `make` decides the last component.

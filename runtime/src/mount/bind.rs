@@ -13,14 +13,14 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, ResolveFlag};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 
+use super::attach::openat2;
 use super::options::Attributes;
 use super::{Creator, Mount, Plan};
-use crate::error::{Context, Error, ErrorKind, Failure, Result, quote};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use crate::sys::mount::{
     self as sys, Depth, MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
     MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, clone_tree, set_attributes,
 };
-use crate::sys::openat2::openat2;
 
 /// A path that the creator opens for the container's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,14 +34,24 @@ pub(crate) enum Wanted {
 /// The creator's half of [`Creator::rootfs`] and [`Creator::bind_source`]: opens a path of the plan
 /// with the creator's privileges below `child_root`.
 ///
-/// `child_root` is `/proc/<pid>/root` of the child, opened with `O_PATH` before it changes its root:
-/// a lookup from there stays in the child's mount namespace, which is still a copy of the host's,
-/// and the handle it returns can be cloned by the child.
+/// The lookup begins at the child's root and so stays in the child's mount namespace, which is
+/// still a copy of the host's; the handle it returns can be cloned by the child. `proc` is the
+/// creator's handle of procfs; `pid` is the creator's own child and waits for the answer.
 pub(crate) fn open_for_child(
     plan: &Plan,
     wanted: Wanted,
-    child_root: BorrowedFd<'_>,
+    pid: i32,
+    proc: BorrowedFd<'_>,
 ) -> Result<OwnedFd> {
+    let link = format!("{pid}/root");
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let child_root = nix::fcntl::openat(proc, link.as_str(), flags, nix::sys::stat::Mode::empty())
+        .call("openat")
+        .context("open the root of", format!("process {pid}"))?;
+    open_beneath(plan, wanted, child_root.as_fd())
+}
+
+fn open_beneath(plan: &Plan, wanted: Wanted, child_root: BorrowedFd<'_>) -> Result<OwnedFd> {
     let (path, subject, follow) = match wanted {
         Wanted::Rootfs => (&plan.rootfs, "root.path".to_owned(), true),
         Wanted::Source(index) => {

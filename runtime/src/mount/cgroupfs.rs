@@ -27,18 +27,6 @@ use crate::sys::mount::{
     fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen, move_mount, set_attributes,
 };
 
-/// The host's hierarchies and the container's directories in them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Cgroups<'a> {
-    /// The host's hierarchies.
-    pub layout: &'a Layout,
-    /// The container's directory in each of `layout.v1`, a host path; absent where it has none of
-    /// its own and stays in the creator's.
-    pub v1: &'a [Option<PathBuf>],
-    /// The container's directory in the cgroup2 hierarchy.
-    pub unified: Option<&'a Path>,
-}
-
 /// What a cgroup mount shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct View {
@@ -65,25 +53,27 @@ struct Part {
 
 const VIEW_FLAGS: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 
-/// Plans the view. A path with a NUL byte cannot come from the host's mount table.
-pub(super) fn plan(cgroups: &Cgroups<'_>, namespace: bool) -> View {
+/// Plans the view from the host's hierarchies and the container's directories, host paths. In a
+/// hierarchy where it has none of its own the container stays in its creator's cgroup.
+pub(super) fn plan(layout: &Layout, directories: &[PathBuf], namespace: bool) -> View {
+    // A path with a NUL byte cannot come from the host's mount table.
     let string = |text: &[u8]| CString::new(text).unwrap_or_default();
     let path = |path: PathBuf| string(path.as_os_str().as_bytes());
-    let part = |(index, hierarchy): (usize, &Hierarchy)| {
-        let own = cgroups.v1.get(index).cloned().flatten();
+    let place = |mount_point: &Path, own: &Path| {
+        let found = directories.iter().find(|directory| directory.starts_with(mount_point));
+        path(found.cloned().unwrap_or_else(|| mount_point.join(own)))
+    };
+    let part = |hierarchy: &Hierarchy| {
         let name = hierarchy.mount_point.file_name().unwrap_or_default();
         Part {
             name: string(name.as_bytes()),
             controllers: hierarchy.controllers.iter().map(|c| string(c.as_bytes())).collect(),
             named: hierarchy.name.as_ref().map(|name| string(name.as_bytes())),
-            directory: path(own.unwrap_or_else(|| hierarchy.mount_point.join(&hierarchy.own))),
+            directory: place(&hierarchy.mount_point, &hierarchy.own),
         }
     };
-    let unified = cgroups.layout.unified.as_ref().map(|unified| {
-        let own = cgroups.unified.map(Path::to_owned);
-        path(own.unwrap_or_else(|| unified.mount_point.join(&unified.own)))
-    });
-    View { namespace, v1: cgroups.layout.v1.iter().enumerate().map(part).collect(), unified }
+    let unified = layout.unified.as_ref().map(|u| place(&u.mount_point, &u.own));
+    View { namespace, v1: layout.v1.iter().map(part).collect(), unified }
 }
 
 /// Mounts the view at `target`. Returns the mount's root.

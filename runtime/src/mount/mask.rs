@@ -13,14 +13,13 @@ use nix::fcntl::{AT_FDCWD, ResolveFlag};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mkdirat, mknodat};
 use oci_spec::runtime::Linux;
 
-use super::attach::is;
+use super::attach::{is, openat2};
 use super::{beneath, clean};
 use crate::error::{Call, Context, Error, Failure, Result};
 use crate::sys::mount::{
     Depth, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, clone_tree,
     fsconfig_create, fsconfig_string, fsmount, fsopen, move_mount, set_attributes,
 };
-use crate::sys::openat2::openat2;
 
 /// The paths of `linux.maskedPaths` and `linux.readonlyPaths`, relative to the root and clean.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

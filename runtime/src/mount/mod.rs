@@ -4,7 +4,7 @@
 //! container's process carries the plan out, in states that consume each other:
 //!
 //! ```text
-//! rootfs::open -> Root: mount_all, devices, pivot -> Inside: console, finish
+//! Root::open: mount_all, devices, enter -> Inside: console, finish
 //! ```
 //!
 //! Rootfs, image and every path inside the container are hostile: another container may share a
@@ -29,9 +29,11 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxIdMapping, Spec};
 
+use crate::cgroup::layout::Layout;
 use crate::error::{Error, Result, quote};
 use crate::sys::mount::Depth;
 use options::Options;
+pub(crate) use rootfs::{Inside, Root};
 
 /// What the container's process asks of its creator, which still has the host's privileges.
 pub(crate) trait Creator {
@@ -44,18 +46,22 @@ pub(crate) trait Creator {
 }
 
 /// What the plan needs to know besides the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Facts<'a> {
     /// The container runs in a user namespace, new or joined, that is not ours.
-    pub userns: bool,
+    pub user_namespace: bool,
     /// The container has a mount namespace, new or joined.
     pub mount_namespace: bool,
     /// The container has a pid namespace, new or joined.
     pub pid_namespace: bool,
     /// The container has a cgroup namespace, new or joined.
     pub cgroup_namespace: bool,
-    /// The host's hierarchies and the container's places in them.
-    pub cgroups: cgroupfs::Cgroups<'a>,
+    /// `--no-pivot` is given.
+    pub no_pivot: bool,
+    /// The host's cgroup hierarchies.
+    pub layout: &'a Layout,
+    /// The container's directories in them, as host paths.
+    pub cgroup_dirs: Vec<PathBuf>,
 }
 
 /// What kind of mount to make.
@@ -82,6 +88,13 @@ pub(crate) struct IdMap {
     pub depth: Depth,
     /// The maps of uids and gids; absent for those of the container's user namespace.
     pub maps: Option<(Vec<LinuxIdMapping>, Vec<LinuxIdMapping>)>,
+}
+
+impl Plan {
+    /// The root file system's absolute path on the host.
+    pub(crate) fn rootfs(&self) -> &Path {
+        Path::new(OsStr::from_bytes(self.rootfs.as_bytes()))
+    }
 }
 
 /// One mount of the configuration.
@@ -148,8 +161,10 @@ pub(crate) struct Plan {
     pub cgroups: cgroupfs::View,
     /// `linux.mountLabel`.
     pub label: Option<CString>,
-    /// As in [`Facts`].
+    /// As [`Facts::user_namespace`].
     pub userns: bool,
+    /// As in [`Facts`].
+    pub no_pivot: bool,
     /// As in [`Facts`].
     pub mount_namespace: bool,
     /// As in [`Facts`].
@@ -233,12 +248,13 @@ pub(crate) fn plan(
         mounts,
         devices,
         masks,
-        cgroups: cgroupfs::plan(&facts.cgroups, facts.cgroup_namespace),
+        cgroups: cgroupfs::plan(facts.layout, &facts.cgroup_dirs, facts.cgroup_namespace),
         label: match linux.and_then(|l| l.mount_label().as_deref()) {
             None | Some("") => None,
             Some(label) => Some(string(OsStr::new(label), "linux.mountLabel")?),
         },
-        userns: facts.userns,
+        userns: facts.user_namespace,
+        no_pivot: facts.no_pivot,
         mount_namespace: facts.mount_namespace,
         pid_namespace: facts.pid_namespace,
     })
@@ -370,7 +386,7 @@ fn plan_idmap(
         return invalid("options", "only bind mounts can be idmapped");
     }
     let maps = match (uids.is_empty(), gids.is_empty()) {
-        (true, true) if facts.userns => None,
+        (true, true) if facts.user_namespace => None,
         (true, true) => return invalid("options", "idmap needs mappings or a user namespace"),
         (false, true) => return invalid("gidMappings", "is missing beside uidMappings"),
         (true, false) => return invalid("uidMappings", "is missing beside gidMappings"),

@@ -324,7 +324,8 @@ fn split(text: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     let mut escaped = false;
     text.split(move |c| {
-        let literal = std::mem::replace(&mut escaped, c == '\\' && !escaped);
+        let literal = escaped;
+        escaped = c == '\\' && !literal;
         if c == '"' && !literal {
             quoted = !quoted;
         }

@@ -1,7 +1,7 @@
 //! The root file system: from the inherited mount namespace to a root of the container's own.
 //!
-//! The order is fixed by types. [`open`] makes sure that nothing done here reaches the host and
-//! attaches a private clone of the root file system; [`Root`] mounts on it; [`Root::pivot`] leaves
+//! The order is fixed by types. [`Root::open`] makes sure that nothing done here reaches the host and
+//! attaches a private clone of the root file system; [`Root`] mounts on it; [`Root::enter`] leaves
 //! the host's mounts behind; [`Inside::finish`] closes what must stay open until then.
 //! <https://man7.org/linux/man-pages/man2/pivot_root.2.html>,
 //! <https://docs.kernel.org/filesystems/sharedsubtree.html>
@@ -25,15 +25,6 @@ use crate::sys::mount::{
     Depth, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, clone_tree,
     move_mount, place, set_attributes, set_propagation,
 };
-
-/// How the root of the process is changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// pivot_root(2).
-    Pivot,
-    /// `--no-pivot`: for a host whose root is the initial ramfs, which cannot be pivoted away.
-    Move,
-}
 
 /// The root file system in the making.
 #[derive(Debug)]
@@ -63,34 +54,6 @@ const SLAVE: u64 = libc::MS_SLAVE;
 const PRIVATE: u64 = libc::MS_PRIVATE;
 const SHARED: u64 = libc::MS_SHARED;
 const DIRECTORY: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
-
-/// Opens the root file system, in the container's mount namespace.
-///
-/// The umask is zero from here to [`Inside::finish`], so that modes are what the plan says.
-pub(crate) fn open(plan: &Plan, creator: &mut impl Creator) -> Result<Root> {
-    let old_umask = umask(Mode::empty());
-    let rest = Rest {
-        umask: old_umask,
-        covers: None,
-        anchors: Anchors::default(),
-        late_readonly: Vec::new(),
-    };
-    if plan.mount_namespace {
-        isolate(plan)?;
-    }
-    let subject = || quote_c(&plan.rootfs);
-    let directory = match openat(AT_FDCWD, plan.rootfs.as_c_str(), DIRECTORY, Mode::empty()) {
-        Err(Errno::EACCES | Errno::EPERM) if plan.userns => creator.rootfs()?,
-        other => other.call("openat").context("open root.path", subject())?,
-    };
-    if !plan.mount_namespace {
-        return Ok(Root { fd: directory, rest });
-    }
-    attach_clone(plan, directory.as_fd(), rest).map_err(|failure| match failure {
-        Stop::Failed(failure) => Error::system("mount root.path", subject(), failure),
-        Stop::Explained(error) => error,
-    })
-}
 
 enum Stop {
     Failed(Failure),
@@ -148,6 +111,34 @@ fn mount_root(directory: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
 }
 
 impl Root {
+    /// Opens the root file system, in the container's mount namespace.
+    ///
+    /// The umask is zero from here to [`Inside::finish`], so that modes are what the plan says.
+    pub(crate) fn open(plan: &Plan, creator: &mut impl Creator) -> Result<Self> {
+        let old_umask = umask(Mode::empty());
+        let rest = Rest {
+            umask: old_umask,
+            covers: None,
+            anchors: Anchors::default(),
+            late_readonly: Vec::new(),
+        };
+        if plan.mount_namespace {
+            isolate(plan)?;
+        }
+        let subject = || quote_c(&plan.rootfs);
+        let directory = match openat(AT_FDCWD, plan.rootfs.as_c_str(), DIRECTORY, Mode::empty()) {
+            Err(Errno::EACCES | Errno::EPERM) if plan.userns => creator.rootfs()?,
+            other => other.call("openat").context("open root.path", subject())?,
+        };
+        if !plan.mount_namespace {
+            return Ok(Self { fd: directory, rest });
+        }
+        attach_clone(plan, directory.as_fd(), rest).map_err(|failure| match failure {
+            Stop::Failed(failure) => Error::system("mount root.path", subject(), failure),
+            Stop::Explained(error) => error,
+        })
+    }
+
     /// Makes all mounts in the configuration's order.
     pub(crate) fn mount_all(&mut self, plan: &Plan, creator: &mut impl Creator) -> Result<()> {
         for mount in &plan.mounts {
@@ -332,12 +323,13 @@ impl Root {
     }
 
     /// Makes this the root of the process and leaves the host's mounts behind.
-    pub(crate) fn pivot(self, plan: &Plan, change: Change) -> Result<Inside> {
+    pub(crate) fn enter(self, plan: &Plan) -> Result<Inside> {
         let subject = quote_c(&plan.rootfs);
-        let result = match (plan.mount_namespace, change) {
+        let result = match (plan.mount_namespace, plan.no_pivot) {
             (false, _) => enter(self.fd.as_fd()),
-            (true, Change::Pivot) => pivot(self.fd.as_fd(), plan),
-            (true, Change::Move) => move_root(self.fd.as_fd()),
+            (true, false) => pivot(self.fd.as_fd(), plan),
+            // For a host whose root is the initial ramfs, which cannot be pivoted away.
+            (true, true) => move_root(self.fd.as_fd()),
         };
         result.context("change root to", subject)?;
         Ok(Inside { fd: self.fd, rest: self.rest })
