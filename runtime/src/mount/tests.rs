@@ -783,7 +783,8 @@ fn receive(socket: &std::os::unix::net::UnixStream) -> (Option<u8>, Option<Owned
         ControlMessageOwned::ScmRights(fds) => Some(crate::sys::testing::adopt(fds[0])),
         _ => None,
     });
-    (Some(byte[0]).filter(|_| message.bytes > 0), fd)
+    let is_end = message.bytes == 0;
+    (Some(byte[0]).filter(|_| !is_end), fd)
 }
 
 #[test]

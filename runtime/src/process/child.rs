@@ -163,7 +163,7 @@ fn start(
 
 /// Installs the filter and executes. Nothing but `execve` runs under the filter, unless that fails.
 pub(crate) fn execute(program: &program::Program, path: &CString, starter: &Channel) -> Error {
-    if program.seccomp.as_ref().is_some_and(|filter| filter.notify().is_some()) {
+    if program.seccomp.as_ref().is_some_and(|filter| filter.notify.is_some()) {
         if let Err(error) = announce_listener(starter) {
             return error;
         }
