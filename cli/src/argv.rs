@@ -29,11 +29,7 @@ pub struct Flag {
 
 /// The flags of a clap command, with the help flags that every command has.
 pub fn flags(command: &Command) -> Vec<Flag> {
-    let help = Flag {
-        long: "help".into(),
-        short: Some('h'),
-        switch: true,
-    };
+    let help = Flag { long: "help".into(), short: Some('h'), switch: true };
     command
         .get_arguments()
         .filter_map(|argument| {
@@ -61,9 +57,7 @@ pub struct Normal {
 impl Normal {
     /// Whether a switch is set.
     pub fn is_set(&self, switch: &str) -> bool {
-        self.flags
-            .iter()
-            .any(|f| f.as_bytes().strip_prefix(b"--") == Some(switch.as_bytes()))
+        self.flags.iter().any(|f| f.as_bytes().strip_prefix(b"--") == Some(switch.as_bytes()))
     }
 
     /// The words for clap, beginning with the program's name.
@@ -149,9 +143,7 @@ impl Flag {
     fn is_named(&self, name: &[u8]) -> bool {
         let mut buffer = [0; 4];
         name == self.long.as_bytes()
-            || self
-                .short
-                .is_some_and(|short| name == short.encode_utf8(&mut buffer).as_bytes())
+            || self.short.is_some_and(|short| name == short.encode_utf8(&mut buffer).as_bytes())
     }
 }
 
@@ -178,11 +170,7 @@ mod tests {
     use super::*;
 
     fn table() -> Vec<Flag> {
-        let flag = |long: &str, short, switch| Flag {
-            long: long.into(),
-            short,
-            switch,
-        };
+        let flag = |long: &str, short, switch| Flag { long: long.into(), short, switch };
         vec![
             flag("bundle", Some('b'), false),
             flag("no-pivot", None, true),
@@ -196,10 +184,7 @@ mod tests {
         let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
         normalise(&table(), order, &words).map(|n| {
             let join = |list: &[OsString]| {
-                list.iter()
-                    .map(|w| w.to_str().unwrap())
-                    .collect::<Vec<_>>()
-                    .join(" ")
+                list.iter().map(|w| w.to_str().unwrap()).collect::<Vec<_>>().join(" ")
             };
             (join(&n.flags), join(&n.arguments))
         })
@@ -252,17 +237,10 @@ mod tests {
             ("id -9", "flag provided but not defined: -9"),
             ("id --bundle", "flag needs an argument: -bundle"),
             ("id -b", "flag needs an argument: -b"),
-            (
-                "-t=foo id",
-                "invalid boolean value \"foo\" for -t: parse error",
-            ),
+            ("-t=foo id", "invalid boolean value \"foo\" for -t: parse error"),
             ("---bundle D", "flag provided but not defined: --bundle"),
         ] {
-            assert_eq!(
-                run(Order::Anywhere, line),
-                Err(message.to_owned()),
-                "{line}"
-            );
+            assert_eq!(run(Order::Anywhere, line), Err(message.to_owned()), "{line}");
         }
     }
 

@@ -25,9 +25,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     }
     let mut total: u128 = 0;
     while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
         let (number, tail) = rest.split_at(end);
         let (unit, tail) = UNITS
             .iter()
@@ -39,20 +37,14 @@ pub fn parse(text: &str) -> Result<Duration, String> {
             .ok_or("is not a duration such as 5s or 1m30s")?;
         rest = tail;
     }
-    u64::try_from(total)
-        .map(Duration::from_nanos)
-        .map_err(|_| "is too long".into())
+    u64::try_from(total).map(Duration::from_nanos).map_err(|_| "is too long".into())
 }
 
 fn nanoseconds(whole: &str, fraction: &str, unit: u64) -> Option<u128> {
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return None;
     }
-    let whole: u128 = if whole.is_empty() {
-        0
-    } else {
-        whole.parse().ok()?
-    };
+    let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
     let mut total = whole.checked_mul(u128::from(unit))?;
     let mut scale = u128::from(unit);
     // Digits below a nanosecond count for nothing, however many there are.
@@ -89,20 +81,9 @@ mod tests {
 
     #[test]
     fn refused() {
-        for text in [
-            "",
-            "5",
-            "s",
-            ".s",
-            "5x",
-            "-5s",
-            "1.2.3s",
-            "5s3",
-            " 5s",
-            "99999999999h",
-            "+",
-            "5 s",
-        ] {
+        for text in
+            ["", "5", "s", ".s", "5x", "-5s", "1.2.3s", "5s3", " 5s", "99999999999h", "+", "5 s"]
+        {
             assert!(parse(text).is_err(), "{text}");
         }
     }

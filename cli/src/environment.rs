@@ -48,10 +48,7 @@ impl Environment {
     /// Where an ordinary user keeps state. The root of a user namespace counts as one: `/run` there
     /// is still the host's. It does not when it calls itself root, as inside a container.
     pub fn runtime_directory(&self) -> Option<PathBuf> {
-        self.xdg_runtime_dir
-            .as_ref()
-            .filter(|_| !self.privileged)
-            .map(PathBuf::from)
+        self.xdg_runtime_dir.as_ref().filter(|_| !self.privileged).map(PathBuf::from)
     }
 }
 
@@ -85,15 +82,10 @@ mod tests {
 
     #[test]
     fn the_users_directory_is_for_users() {
-        let mut environment = Environment {
-            xdg_runtime_dir: Some("/run/user/7".into()),
-            ..Environment::default()
-        };
+        let mut environment =
+            Environment { xdg_runtime_dir: Some("/run/user/7".into()), ..Environment::default() };
         assert_eq!(environment.runtime_directory(), None);
         environment.privileged = false;
-        assert_eq!(
-            environment.runtime_directory(),
-            Some(PathBuf::from("/run/user/7"))
-        );
+        assert_eq!(environment.runtime_directory(), Some(PathBuf::from("/run/user/7")));
     }
 }

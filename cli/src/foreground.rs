@@ -43,10 +43,7 @@ impl Foreground {
         // An ignored SIGPIPE is how a closed reader shows as EPIPE; SIGURG is noise.
         signals.remove(Signal::SIGPIPE);
         signals.remove(Signal::SIGURG);
-        signals
-            .thread_block()
-            .call("sigprocmask")
-            .context("block", "signals")?;
+        signals.thread_block().call("sigprocmask").context("block", "signals")?;
         let signals =
             SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
                 .call("signalfd")
@@ -63,15 +60,7 @@ impl Foreground {
     /// code, 128 + N when signal N ended it.
     pub fn relay(&self, mut process: Process, proxy: Option<Proxy>) -> Result<u8, Failure> {
         let screen = process.terminal.take().map(Screen::new).transpose()?;
-        Relay {
-            signals: &self.signals,
-            process,
-            proxy,
-            screen,
-            ended: None,
-            hurry: false,
-        }
-        .run()
+        Relay { signals: &self.signals, process, proxy, screen, ended: None, hurry: false }.run()
     }
 }
 
@@ -116,25 +105,19 @@ impl Relay<'_> {
         if self.ended.is_none() {
             wanted.push((Source::Pidfd, self.process.pidfd.as_fd(), PollFlags::POLLIN));
             wanted.extend(
-                self.proxy
-                    .as_ref()
-                    .map(|p| (Source::Notify, p.as_fd(), PollFlags::POLLIN)),
+                self.proxy.as_ref().map(|p| (Source::Notify, p.as_fd(), PollFlags::POLLIN)),
             );
         }
         if let Some(screen) = &self.screen {
             screen.wanted(self.ended.is_none(), &mut wanted);
         }
-        let mut fds: Vec<PollFd<'_>> = wanted
-            .iter()
-            .map(|&(_, fd, events)| PollFd::new(fd, events))
-            .collect();
+        let mut fds: Vec<PollFd<'_>> =
+            wanted.iter().map(|&(_, fd, events)| PollFd::new(fd, events)).collect();
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => return Ok(Vec::new()),
             result => result.call("poll").context("wait for", "container")?,
         };
-        let ready = fds
-            .iter()
-            .map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let ready = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         Ok(wanted
             .iter()
             .map(|&(source, ..)| source)
@@ -149,9 +132,7 @@ impl Relay<'_> {
             (Source::Pidfd, _) => {
                 self.reap()?;
                 if self.ended.is_none() {
-                    return Err(Failure::message(
-                        "wait for container: its exit status is lost",
-                    ));
+                    return Err(Failure::message("wait for container: its exit status is lost"));
                 }
             }
             (Source::Notify, _) => {
@@ -170,11 +151,8 @@ impl Relay<'_> {
     }
 
     fn take_signals(&mut self) -> Result<(), Failure> {
-        while let Some(info) = self
-            .signals
-            .read_signal()
-            .call("read")
-            .context("receive", "signals")?
+        while let Some(info) =
+            self.signals.read_signal().call("read").context("receive", "signals")?
         {
             let signal = info.ssi_signo as i32;
             match (Signal::try_from(signal), &self.screen) {
@@ -225,16 +203,10 @@ struct Screen {
 
 impl Screen {
     fn new(master: OwnedFd) -> Result<Self, Failure> {
-        let flags = fcntl(&master, FcntlArg::F_GETFL)
-            .call("fcntl")
-            .context("read", "terminal")?;
+        let flags = fcntl(&master, FcntlArg::F_GETFL).call("fcntl").context("read", "terminal")?;
         let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
-        fcntl(&master, FcntlArg::F_SETFL(flags))
-            .call("fcntl")
-            .context("set up", "terminal")?;
-        let raw = caller_terminal()
-            .map(|tty| Terminal::raw(tty.as_fd()))
-            .transpose()?;
+        fcntl(&master, FcntlArg::F_SETFL(flags)).call("fcntl").context("set up", "terminal")?;
+        let raw = caller_terminal().map(|tty| Terminal::raw(tty.as_fd())).transpose()?;
         let screen = Self {
             master: Some(master),
             input: Vec::new(),
@@ -293,11 +265,7 @@ impl Screen {
                 if self.output_open {
                     self.output.extend_from_slice(&chunk[..n]);
                 }
-                self.budget = if last {
-                    self.budget.saturating_sub(n)
-                } else {
-                    LAST_WORDS
-                };
+                self.budget = if last { self.budget.saturating_sub(n) } else { LAST_WORDS };
                 self.budget == 0
             }
             Err(Errno::EINTR) => false,
@@ -371,14 +339,7 @@ fn caller_terminal() -> Option<OwnedFd> {
         .into_iter()
         .find(|&fd| is_terminal(fd))
         .and_then(|fd| fd.try_clone_to_owned().ok())
-        .or_else(|| {
-            File::options()
-                .read(true)
-                .write(true)
-                .open("/dev/tty")
-                .ok()
-                .map(OwnedFd::from)
-        })
+        .or_else(|| File::options().read(true).write(true).open("/dev/tty").ok().map(OwnedFd::from))
 }
 
 /// The rule for terminals that runc's callers know: a terminal needs somebody who holds its other

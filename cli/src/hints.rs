@@ -4,21 +4,9 @@ use nix::errno::Errno;
 
 /// (what the call's name begins with, errno, advice)
 const HINTS: [(&str, Errno, &str); 7] = [
-    (
-        "clone3",
-        Errno::ENOSPC,
-        "the limits in /proc/sys/user (max_*_namespaces) may be reached",
-    ),
-    (
-        "unshare",
-        Errno::ENOSPC,
-        "the limits in /proc/sys/user (max_*_namespaces) may be reached",
-    ),
-    (
-        "clone3",
-        Errno::EAGAIN,
-        "pids.max of the cgroup or `ulimit -u` may be reached",
-    ),
+    ("clone3", Errno::ENOSPC, "the limits in /proc/sys/user (max_*_namespaces) may be reached"),
+    ("unshare", Errno::ENOSPC, "the limits in /proc/sys/user (max_*_namespaces) may be reached"),
+    ("clone3", Errno::EAGAIN, "pids.max of the cgroup or `ulimit -u` may be reached"),
     (
         "clone3",
         Errno::EPERM,
@@ -31,16 +19,8 @@ const HINTS: [(&str, Errno, &str); 7] = [
         "user namespaces may be restricted: kernel.unprivileged_userns_clone, \
          kernel.apparmor_restrict_unprivileged_userns, user.max_user_namespaces",
     ),
-    (
-        "clone3",
-        Errno::EBUSY,
-        "the cgroup has controllers enabled for its children",
-    ),
-    (
-        "keyctl",
-        Errno::EDQUOT,
-        "the quotas in /proc/sys/kernel/keys may be reached",
-    ),
+    ("clone3", Errno::EBUSY, "the cgroup has controllers enabled for its children"),
+    ("keyctl", Errno::EDQUOT, "the quotas in /proc/sys/kernel/keys may be reached"),
 ];
 
 /// The advice for a failure, if there is any.
@@ -60,15 +40,9 @@ mod tests {
 
     #[test]
     fn the_limit_of_namespaces_is_named() {
-        let failure = runtime::Failure {
-            call: "clone3",
-            errno: Errno::ENOSPC,
-        };
+        let failure = runtime::Failure { call: "clone3", errno: Errno::ENOSPC };
         let error = runtime::Error::system("create", "container", failure);
         assert!(for_error(&error).unwrap().contains("max_*_namespaces"));
-        assert_eq!(
-            for_error(&runtime::Error::invalid("process.args", "is empty")),
-            None
-        );
+        assert_eq!(for_error(&runtime::Error::invalid("process.args", "is empty")), None);
     }
 }

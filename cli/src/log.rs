@@ -53,16 +53,9 @@ impl Log {
             Some(other) => return Err(Failure::message(format!("invalid log-format: {other}"))),
         };
         // A second copy on standard error is for a log that is elsewhere.
-        let file = path
-            .map(open)
-            .transpose()?
-            .filter(|file| !is_standard_error(file))
-            .map(Arc::new);
-        Ok(Self {
-            file,
-            format,
-            debug,
-        })
+        let file =
+            path.map(open).transpose()?.filter(|file| !is_standard_error(file)).map(Arc::new);
+        Ok(Self { file, format, debug })
     }
 
     /// A line that only `--debug` shows.

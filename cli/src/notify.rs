@@ -36,9 +36,7 @@ impl Proxy {
     /// Binds the socket of container `id`; `host` is the manager's address.
     pub fn bind(root: &Path, id: &str, host: PathBuf) -> Result<Self, Failure> {
         let path = root.join(id).join("notify/notify.sock");
-        let socket = UnixDatagram::bind(&path)
-            .call("bind")
-            .context("bind", quote(&path))?;
+        let socket = UnixDatagram::bind(&path).call("bind").context("bind", quote(&path))?;
         // The container's user is anybody; the directory is in reach of its mount namespace only.
         fs::set_permissions(&path, Permissions::from_mode(0o777))
             .call("chmod")
@@ -49,26 +47,18 @@ impl Proxy {
     /// Passes a `READY=1` on, with `pid` as the service's main process. Returns whether it came.
     pub fn forward(&self, pid: u32) -> Result<bool, Failure> {
         let mut message = [0; 4096];
-        let length = self
-            .socket
-            .recv(&mut message)
-            .call("recv")
-            .context("read", quote(&self.path))?;
+        let length =
+            self.socket.recv(&mut message).call("recv").context("read", quote(&self.path))?;
         if !says_ready(&message[..length]) {
             return Ok(false);
         }
         let manager = connect(&self.host)?;
-        manager
-            .send(b"READY=1\n")
-            .call("send")
-            .context("notify", quote(&self.host))?;
+        manager.send(b"READY=1\n").call("send").context("notify", quote(&self.host))?;
         manager
             .send(format!("MAINPID={pid}").as_bytes())
             .call("send")
             .context("notify", quote(&self.host))?;
-        barrier(&manager)
-            .call("sendmsg")
-            .context("notify", quote(&self.host))?;
+        barrier(&manager).call("sendmsg").context("notify", quote(&self.host))?;
         Ok(true)
     }
 
@@ -98,16 +88,12 @@ impl AsFd for Proxy {
 }
 
 fn says_ready(message: &[u8]) -> bool {
-    message
-        .split(|&b| b == b'\n')
-        .any(|line| line == b"READY=1")
+    message.split(|&b| b == b'\n').any(|line| line == b"READY=1")
 }
 
 /// `@name` is an abstract address.
 fn connect(address: &Path) -> Result<UnixDatagram, Failure> {
-    let socket = UnixDatagram::unbound()
-        .call("socket")
-        .context("make", "socket")?;
+    let socket = UnixDatagram::unbound().call("socket").context("make", "socket")?;
     match address.as_os_str().as_bytes().strip_prefix(b"@") {
         Some(name) => {
             SocketAddr::from_abstract_name(name).and_then(|name| socket.connect_addr(&name))
@@ -150,9 +136,7 @@ mod tests {
         let manager = UnixDatagram::bind(&host).unwrap();
         let proxy = Proxy::bind(&root, "c", host).unwrap();
         let container = UnixDatagram::unbound().unwrap();
-        container
-            .connect(root.join("c/notify/notify.sock"))
-            .unwrap();
+        container.connect(root.join("c/notify/notify.sock")).unwrap();
 
         container.send(b"STATUS=x\nMAINPID=1").unwrap();
         assert!(!proxy.forward(7).unwrap());
@@ -168,10 +152,7 @@ mod tests {
             seen
         });
         assert!(proxy.forward(7).unwrap());
-        assert_eq!(
-            reader.join().unwrap(),
-            ["READY=1\n", "MAINPID=7", "BARRIER=1"]
-        );
+        assert_eq!(reader.join().unwrap(), ["READY=1\n", "MAINPID=7", "BARRIER=1"]);
         fs::remove_dir_all(&root).unwrap();
     }
 }

@@ -11,10 +11,7 @@ use crate::program::Failure;
 /// closes the streams of `state` early and must still see its exit code.
 pub fn write(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(Failure::message(format!("write standard output: {error}")))
         }
@@ -24,9 +21,7 @@ pub fn write(text: &str) -> Result<(), Failure> {
 
 /// JSON on one line.
 pub fn json(value: &impl Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value)
-        .map(|text| escaped(&text))
-        .map_err(Failure::from_json)
+    serde_json::to_string(value).map(|text| escaped(&text)).map_err(Failure::from_json)
 }
 
 /// JSON on lines with an indent.
@@ -60,10 +55,7 @@ mod tests {
 
     #[test]
     fn markup_is_escaped() {
-        assert_eq!(
-            json(&"<a&b>\u{2028}ü\"").unwrap(),
-            r#""\u003ca\u0026b\u003e\u2028ü\"""#
-        );
+        assert_eq!(json(&"<a&b>\u{2028}ü\"").unwrap(), r#""\u003ca\u0026b\u003e\u2028ü\"""#);
     }
 
     #[test]

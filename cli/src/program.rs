@@ -42,10 +42,7 @@ impl Failure {
         match error.raw_os_error() {
             Some(errno) => {
                 let errno = nix::errno::Errno::from_raw(errno);
-                let failure = runtime::Failure {
-                    call: "open",
-                    errno,
-                };
+                let failure = runtime::Failure { call: "open", errno };
                 runtime::Error::system(operation, runtime::quote(path), failure).into()
             }
             None => Self::message(format!("{operation} {}: {error}", runtime::quote(path))),
@@ -93,27 +90,22 @@ fn start(words: &[OsString]) -> Result<u8, Failed> {
     let normal = argv::normalise(&argv::flags(&command), Order::FlagsFirst, words)
         .map_err(|message| early(usage(command.clone(), &format!(". {message}"), message)))?;
     if normal.help || (normal.arguments.is_empty() && !normal.is_set("version")) {
-        return output::write(&commands::overview())
-            .map(|()| 0)
-            .map_err(early);
+        return output::write(&commands::overview()).map(|()| 0).map_err(early);
     }
     if normal.is_set("version") {
         return output::write(&version()).map(|()| 0).map_err(early);
     }
-    let (name, rest) = normal
-        .arguments
-        .split_first()
-        .expect("an empty list is answered above");
+    let (name, rest) = normal.arguments.split_first().expect("an empty list is answered above");
+    if name == "help" || name == "h" {
+        return help(rest.first()).map_err(early);
+    }
     let entry = name.to_str().and_then(commands::find);
     // Before anything is opened: this may execute the program again from a copy.
     let guarded = match entry {
         Some(entry) if entry.guarded => runtime::protect_own_binary(),
         _ => Ok(()),
     };
-    let flags_only = argv::Normal {
-        flags: normal.flags.clone(),
-        ..argv::Normal::default()
-    };
+    let flags_only = argv::Normal { flags: normal.flags.clone(), ..argv::Normal::default() };
     let global = command
         .try_get_matches_from(flags_only.words(NAME))
         .and_then(|matches| Global::from_arg_matches(&matches))
@@ -127,25 +119,29 @@ fn start(words: &[OsString]) -> Result<u8, Failed> {
         Err((failure, log)) => return Err(Box::new((log, failure, 1))),
     };
     let Some(entry) = entry else {
-        let message = format!("No help topic for '{}'", name.to_string_lossy());
-        return Err(Box::new((
-            session.log,
-            Failure::message(message),
-            UNKNOWN_COMMAND,
-        )));
+        return Err(Box::new((session.log, unknown(name), UNKNOWN_COMMAND)));
     };
-    session.log.debug(&format!(
-        "{} {} with state in {:?}",
-        NAME, entry.name, session.root
-    ));
+    session.log.debug(&format!("{} {} with state in {:?}", NAME, entry.name, session.root));
     execute(entry, rest, &session).map_err(|failure| {
-        let code = if matches!(failure, Failure::Usage(_)) {
-            1
-        } else {
-            entry.failure
-        };
+        let code = if matches!(failure, Failure::Usage(_)) { 1 } else { entry.failure };
         Box::new((session.log, failure, code))
     })
+}
+
+/// `help`, and `help COMMAND`.
+fn help(topic: Option<&OsString>) -> Result<u8, Failure> {
+    let text = match topic {
+        None => commands::overview(),
+        Some(name) => match name.to_str().and_then(commands::find) {
+            Some(entry) => (entry.build)().render_help().to_string(),
+            None => return Err(unknown(name)),
+        },
+    };
+    output::write(&text).map(|()| 0)
+}
+
+fn unknown(name: &OsString) -> Failure {
+    Failure::message(format!("No help topic for '{}'", name.to_string_lossy()))
 }
 
 /// Parses the words of one command and runs it. Only this command's clap tree is built.
@@ -158,16 +154,10 @@ fn execute(entry: &Entry, words: &[OsString], session: &Session) -> Result<u8, F
         return output::write(&command.render_help().to_string()).map(|()| 0);
     }
     if let Some(complaint) = entry.arity.complaint(normal.arguments.len()) {
-        return Err(usage(
-            command,
-            ".",
-            format!("{NAME}: \"{}\" {complaint}", entry.name),
-        ));
+        return Err(usage(command, ".", format!("{NAME}: \"{}\" {complaint}", entry.name)));
     }
-    let matches = command
-        .clone()
-        .try_get_matches_from(normal.words(entry.name))
-        .map_err(|error| {
+    let matches =
+        command.clone().try_get_matches_from(normal.words(entry.name)).map_err(|error| {
             let message = reason(&error);
             usage(command, &format!(": {message}"), message)
         })?;
@@ -194,19 +184,14 @@ fn reason(error: &clap::Error) -> String {
     match (argument, text(ContextKind::InvalidValue)) {
         (Some(argument), Some(value)) => {
             let name = argument.split([' ', '=']).next().unwrap_or_default();
-            let name = name.strip_prefix("--").map_or_else(
-                || format!("argument {name}"),
-                |name| format!("flag -{name}"),
-            );
+            let name = name
+                .strip_prefix("--")
+                .map_or_else(|| format!("argument {name}"), |name| format!("flag -{name}"));
             let because = std::error::Error::source(error)
                 .map_or("parse error".to_owned(), |e| e.to_string());
             format!("invalid value {value:?} for {name}: {because}")
         }
-        _ => error
-            .kind()
-            .as_str()
-            .unwrap_or("arguments do not fit")
-            .to_owned(),
+        _ => error.kind().as_str().unwrap_or("arguments do not fit").to_owned(),
     }
 }
 

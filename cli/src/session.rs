@@ -127,20 +127,13 @@ fn make_sticky(root: &Path) -> Result<(), Failure> {
 
 /// A path relative to the caller's directory.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    Ok(std::path::absolute(path)
-        .call("getcwd")
-        .context("resolve", quote(path))?)
+    Ok(std::path::absolute(path).call("getcwd").context("resolve", quote(path))?)
 }
 
 impl Session {
     /// The same options with another state root.
     pub fn with_root(&self, root: PathBuf) -> Session {
-        Session {
-            root,
-            explicit_root: true,
-            log: self.log.clone(),
-            ..*self
-        }
+        Session { root, explicit_root: true, log: self.log.clone(), ..*self }
     }
 
     /// Opens a container.
@@ -185,10 +178,7 @@ mod tests {
     fn roots() {
         let none = Environment::default();
         assert_eq!(global(None, None).root(&none).unwrap(), Path::new(ROOT));
-        assert_eq!(
-            global(Some("/a/b"), None).root(&none).unwrap(),
-            Path::new("/a/b")
-        );
+        assert_eq!(global(Some("/a/b"), None).root(&none).unwrap(), Path::new("/a/b"));
         assert!(global(Some("c"), None).root(&none).unwrap().is_absolute());
         for root in ["/", "//", "/proc/.."] {
             assert!(global(Some(root), None).root(&none).is_err(), "{root}");
@@ -206,10 +196,7 @@ mod tests {
         };
         let root = global(None, None).root(&environment).unwrap();
         assert_eq!(root, base.join("bulkhead"));
-        assert_eq!(
-            fs::metadata(&root).unwrap().permissions().mode() & 0o7777,
-            0o1700
-        );
+        assert_eq!(fs::metadata(&root).unwrap().permissions().mode() & 0o7777, 0o1700);
         fs::remove_dir_all(&base).unwrap();
     }
 

@@ -16,18 +16,12 @@ const ALIASES: [(&str, Signal); 4] = [
 /// nothing and asks whether there is somebody to receive.
 pub fn parse(text: &str) -> Option<i32> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        return text
-            .parse()
-            .ok()
-            .filter(|number| (0..=*REAL_TIME.end()).contains(number));
+        return text.parse().ok().filter(|number| (0..=*REAL_TIME.end()).contains(number));
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     real_time(name).or_else(|| {
-        let alias = ALIASES
-            .iter()
-            .find(|(alias, _)| *alias == name)
-            .map(|&(_, signal)| signal);
+        let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|&(_, signal)| signal);
         let signal = alias.or_else(|| format!("SIG{name}").parse().ok())?;
         Some(signal as i32)
     })
@@ -40,18 +34,12 @@ fn real_time(name: &str) -> Option<i32> {
             return Some(0);
         }
         let digits = text.strip_prefix(sign)?;
-        digits
-            .bytes()
-            .all(|b| b.is_ascii_digit())
-            .then(|| digits.parse().ok())
-            .flatten()
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok()).flatten()
     };
     let number = if let Some(rest) = name.strip_prefix("RTMIN") {
         REAL_TIME.start().checked_add(offset(rest, '+')?)?
     } else {
-        REAL_TIME
-            .end()
-            .checked_sub(offset(name.strip_prefix("RTMAX")?, '-')?)?
+        REAL_TIME.end().checked_sub(offset(name.strip_prefix("RTMAX")?, '-')?)?
     };
     REAL_TIME.contains(&number).then_some(number)
 }

@@ -8,9 +8,7 @@ pub fn parse(text: &str) -> Result<i64, String> {
     if text == "-1" {
         return Ok(-1);
     }
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let refuse = || "is not a size such as 1048576, 512k or 1.5g".to_owned();
     let factor = factor(unit.strip_prefix(' ').unwrap_or(unit)).ok_or_else(refuse)?;

@@ -33,15 +33,9 @@ mod tests {
     #[test]
     fn narrow_and_wide_columns() {
         let row = |cells: [&str; 3]| cells.map(str::to_owned);
+        assert_eq!(render(&[row(["ID", "PID", "OWNER"])]), "ID          PID         OWNER\n");
         assert_eq!(
-            render(&[row(["ID", "PID", "OWNER"])]),
-            "ID          PID         OWNER\n"
-        );
-        assert_eq!(
-            render(&[
-                row(["ID", "BUNDLE", "OWNER"]),
-                row(["é", "/tmp/cliw/b", "root"])
-            ]),
+            render(&[row(["ID", "BUNDLE", "OWNER"]), row(["é", "/tmp/cliw/b", "root"])]),
             "ID          BUNDLE        OWNER\né           /tmp/cliw/b   root\n"
         );
     }

@@ -7,11 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The present time, to the second.
 pub fn now() -> String {
-    format(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs()),
-    )
+    format(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
 }
 
 /// Seconds since 1970 as `2006-01-02T15:04:05Z`.
@@ -25,11 +21,7 @@ fn format(seconds: u64) -> String {
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
     let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = if month < 10 {
-        (year, month + 3)
-    } else {
-        (year + 1, month - 9)
-    };
+    let (year, month) = if month < 10 { (year, month + 3) } else { (year + 1, month - 9) };
     format!(
         "{:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
         era * 400 + year,

@@ -19,11 +19,7 @@ pub fn reap_child() -> Result<Option<(i32, u8)>> {
 /// The exit code of a raw wait status, as shells count.
 fn exit_code(status: i32) -> u8 {
     let signal = (status & 0x7f) as u8;
-    if signal == 0 {
-        (status >> 8) as u8
-    } else {
-        128 + signal
-    }
+    if signal == 0 { (status >> 8) as u8 } else { 128 + signal }
 }
 
 #[cfg(test)]
@@ -32,14 +28,9 @@ mod tests {
 
     #[test]
     fn codes() {
-        for (status, code) in [
-            (0, 0),
-            (3 << 8, 3),
-            (255 << 8, 255),
-            (9, 137),
-            (11 | 0x80, 139),
-            (40, 168),
-        ] {
+        for (status, code) in
+            [(0, 0), (3 << 8, 3), (255 << 8, 255), (9, 137), (11 | 0x80, 139), (40, 168)]
+        {
             assert_eq!(exit_code(status), code, "{status:#x}");
         }
     }

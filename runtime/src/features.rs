@@ -18,14 +18,8 @@ use oci_spec::runtime::{
 const VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
 
 /// Hooks, in the order in which they run.
-const HOOKS: [&str; 6] = [
-    "prestart",
-    "createRuntime",
-    "createContainer",
-    "startContainer",
-    "poststart",
-    "poststop",
-];
+const HOOKS: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 /// Mount options that are not the file system's own, sorted.
 const MOUNT_OPTIONS: [&str; 62] = [
@@ -147,36 +141,11 @@ fn linux() -> LinuxFeature {
         .capabilities(capabilities())
         .cgroup(cgroup)
         .seccomp(seccomp())
-        .apparmor(
-            ApparmorBuilder::default()
-                .enabled(true)
-                .build()
-                .expect(BUILT),
-        )
-        .selinux(
-            SelinuxBuilder::default()
-                .enabled(true)
-                .build()
-                .expect(BUILT),
-        )
-        .intel_rdt(
-            IntelRdtBuilder::default()
-                .enabled(false)
-                .build()
-                .expect(BUILT),
-        )
-        .mount_extensions(
-            MountExtensionsBuilder::default()
-                .idmap(idmap)
-                .build()
-                .expect(BUILT),
-        )
-        .net_devices(
-            NetDevicesBuilder::default()
-                .enabled(false)
-                .build()
-                .expect(BUILT),
-        )
+        .apparmor(ApparmorBuilder::default().enabled(true).build().expect(BUILT))
+        .selinux(SelinuxBuilder::default().enabled(true).build().expect(BUILT))
+        .intel_rdt(IntelRdtBuilder::default().enabled(false).build().expect(BUILT))
+        .mount_extensions(MountExtensionsBuilder::default().idmap(idmap).build().expect(BUILT))
+        .net_devices(NetDevicesBuilder::default().enabled(false).build().expect(BUILT))
         .build()
         .expect(BUILT)
 }
@@ -194,11 +163,7 @@ fn seccomp() -> Seccomp {
         ScmpActNotify, ScmpActTrace, ScmpActTrap,
     };
     let flags: Vec<String> = SECCOMP_FLAGS.iter().map(|&flag| flag.to_owned()).collect();
-    let supported = flags
-        .iter()
-        .filter(|flag| has_flag(flag))
-        .cloned()
-        .collect::<Vec<_>>();
+    let supported = flags.iter().filter(|flag| has_flag(flag)).cloned().collect::<Vec<_>>();
     SeccompBuilder::default()
         .enabled(Path::new("/proc/sys/kernel/seccomp").exists())
         .actions([
@@ -231,10 +196,7 @@ fn has_flag(flag: &str) -> bool {
         return true;
     }
     nix::sys::utsname::uname().is_ok_and(|name| {
-        name.release()
-            .to_str()
-            .and_then(version)
-            .is_some_and(|version| version >= (5, 19))
+        name.release().to_str().and_then(version).is_some_and(|version| version >= (5, 19))
     })
 }
 
@@ -259,12 +221,7 @@ mod tests {
         let json = serde_json::to_value(features()).unwrap();
         assert_eq!(json["ociVersionMin"], "1.0.0");
         assert_eq!(json["linux"]["mountExtensions"]["idmap"]["enabled"], true);
-        assert!(
-            json["mountOptions"]
-                .as_array()
-                .unwrap()
-                .contains(&"rro".into())
-        );
+        assert!(json["mountOptions"].as_array().unwrap().contains(&"rro".into()));
         assert_eq!(json["linux"]["capabilities"][0], "CAP_CHOWN");
         assert_eq!(json["linux"]["seccomp"]["actions"][0], "SCMP_ACT_ALLOW");
         assert_eq!(json["linux"]["namespaces"][0], "cgroup");

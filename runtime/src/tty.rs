@@ -44,13 +44,9 @@ impl Pty {
     /// Opens a pair from `/dev/ptmx` of the calling process' own root.
     fn open() -> Result<Self> {
         let path = Path::new("/dev/ptmx");
-        let ptmx = open(
-            path,
-            OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )
-        .call("openat")
-        .context("open", quote(path))?;
+        let ptmx = open(path, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())
+            .call("openat")
+            .context("open", quote(path))?;
         Self::unlocked(ptmx)
     }
 
@@ -59,9 +55,7 @@ impl Pty {
     /// # Errors
     /// `Invalid` when the descriptor is not the multiplexer of a devpts.
     fn open_in(ptmx: OwnedFd) -> Result<Self> {
-        let magic = fstatfs(&ptmx)
-            .call("fstatfs")
-            .context("check", "/dev/pts/ptmx")?;
+        let magic = fstatfs(&ptmx).call("fstatfs").context("check", "/dev/pts/ptmx")?;
         if magic.filesystem_type() != DEVPTS {
             return Err(Error::new(
                 ErrorKind::Invalid,
@@ -100,9 +94,8 @@ impl Pty {
                 "is not a pseudo-terminal",
             ));
         }
-        let mut modes = termios::tcgetattr(&slave)
-            .call("tcgetattr")
-            .context("read", "terminal modes")?;
+        let mut modes =
+            termios::tcgetattr(&slave).call("tcgetattr").context("read", "terminal modes")?;
         modes.output_flags.remove(OutputFlags::ONLCR);
         termios::tcsetattr(&slave, SetArg::TCSANOW, &modes)
             .call("tcsetattr")
@@ -137,9 +130,7 @@ pub(crate) fn open_inside(rows: u16, columns: u16) -> Result<(OwnedFd, OwnedFd)>
         // A configuration without a devpts mount may still bring the host's /dev.
         Err(Errno::ENOENT | Errno::ENOTDIR) => Pty::open()?,
         Err(errno) => {
-            return Err(errno)
-                .call("openat")
-                .context("open", "\"/dev/pts/ptmx\"");
+            return Err(errno).call("openat").context("open", "\"/dev/pts/ptmx\"");
         }
     };
     if rows != 0 || columns != 0 {
@@ -152,26 +143,16 @@ pub(crate) fn open_inside(rows: u16, columns: u16) -> Result<(OwnedFd, OwnedFd)>
 /// Makes `slave` the controlling terminal of the calling session leader, and its standard streams.
 pub(crate) fn take(slave: OwnedFd) -> Result<()> {
     sys::tty::set_controlling(slave.as_fd()).context("set", "controlling terminal")?;
-    dup2_stdin(&slave)
-        .call("dup2")
-        .context("connect", "standard input")?;
-    dup2_stdout(&slave)
-        .call("dup2")
-        .context("connect", "standard output")?;
-    dup2_stderr(&slave)
-        .call("dup2")
-        .context("connect", "standard error")
+    dup2_stdin(&slave).call("dup2").context("connect", "standard input")?;
+    dup2_stdout(&slave).call("dup2").context("connect", "standard output")?;
+    dup2_stderr(&slave).call("dup2").context("connect", "standard error")
 }
 
 fn device(fd: &OwnedFd, subject: &str) -> Result<(u64, u64)> {
     let stat = fstat(fd).call("fstat").context("check", subject)?;
     let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
     // No character device has the number 0:0.
-    Ok(if kind == SFlag::S_IFCHR {
-        (major(stat.st_rdev), minor(stat.st_rdev))
-    } else {
-        (0, 0)
-    })
+    Ok(if kind == SFlag::S_IFCHR { (major(stat.st_rdev), minor(stat.st_rdev)) } else { (0, 0) })
 }
 
 /// Connects to a console socket.
@@ -187,9 +168,7 @@ fn connect_console(path: &Path) -> Result<UnixStream> {
             format!("is longer than {} bytes", SOCKET_PATH - 1),
         ));
     }
-    UnixStream::connect(path)
-        .call("connect")
-        .context("connect to console socket", quote(path))
+    UnixStream::connect(path).call("connect").context("connect to console socket", quote(path))
 }
 
 /// Sends a master end with its name as payload, in one message.
@@ -245,13 +224,9 @@ impl Terminal {
     /// # Errors
     /// The failed call; `ENOTTY` when `fd` is no terminal.
     pub fn raw(fd: BorrowedFd<'_>) -> Result<Self> {
-        let terminal = fd
-            .try_clone_to_owned()
-            .call("fcntl")
-            .context("copy", "terminal")?;
-        let cooked = termios::tcgetattr(&terminal)
-            .call("tcgetattr")
-            .context("read", "terminal modes")?;
+        let terminal = fd.try_clone_to_owned().call("fcntl").context("copy", "terminal")?;
+        let cooked =
+            termios::tcgetattr(&terminal).call("tcgetattr").context("read", "terminal modes")?;
         let raw = Self { terminal, cooked };
         raw.reapply()?;
         Ok(raw)
@@ -306,11 +281,7 @@ mod tests {
     #[test]
     fn the_name_is_a_number_of_devpts() {
         let pty = Pty::open().unwrap();
-        let number = name(pty.as_fd())
-            .unwrap()
-            .strip_prefix("/dev/pts/")
-            .unwrap()
-            .parse::<u32>();
+        let number = name(pty.as_fd()).unwrap().strip_prefix("/dev/pts/").unwrap().parse::<u32>();
         assert!(number.is_ok());
     }
 
@@ -318,11 +289,7 @@ mod tests {
     fn only_ptmx_of_a_devpts_is_a_ptmx() {
         for path in ["/dev/null", "/proc/self/status"] {
             let fd = OwnedFd::from(File::open(path).unwrap());
-            assert_eq!(
-                Pty::open_in(fd).unwrap_err().kind(),
-                ErrorKind::Invalid,
-                "{path}"
-            );
+            assert_eq!(Pty::open_in(fd).unwrap_err().kind(), ErrorKind::Invalid, "{path}");
         }
         let ptmx = File::options()
             .read(true)
@@ -344,27 +311,16 @@ mod tests {
     fn raw_mode_ends_with_the_value() {
         let pty = Pty::open().unwrap();
         let slave = pty.peer().unwrap();
-        let echo = |fd: &OwnedFd| {
-            termios::tcgetattr(fd)
-                .unwrap()
-                .local_flags
-                .contains(LocalFlags::ECHO)
-        };
+        let echo =
+            |fd: &OwnedFd| termios::tcgetattr(fd).unwrap().local_flags.contains(LocalFlags::ECHO);
         assert!(echo(&slave));
         let raw = Terminal::raw(slave.as_fd()).unwrap();
         assert!(!echo(&slave));
-        assert!(
-            termios::tcgetattr(&slave)
-                .unwrap()
-                .output_flags
-                .contains(OutputFlags::OPOST)
-        );
+        assert!(termios::tcgetattr(&slave).unwrap().output_flags.contains(OutputFlags::OPOST));
         drop(raw);
         assert!(echo(&slave));
         assert_eq!(
-            Terminal::raw(File::open("/dev/null").unwrap().as_fd())
-                .unwrap_err()
-                .errno(),
+            Terminal::raw(File::open("/dev/null").unwrap().as_fd()).unwrap_err().errno(),
             Some(Errno::ENOTTY)
         );
     }
@@ -413,9 +369,6 @@ mod tests {
     fn a_long_socket_path_is_named() {
         let path = format!("/tmp/{}", "x".repeat(120));
         let error = connect_console(Path::new(&path)).unwrap_err();
-        assert!(
-            error.to_string().contains("is longer than 107 bytes"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("is longer than 107 bytes"), "{error}");
     }
 }

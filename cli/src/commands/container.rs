@@ -17,13 +17,7 @@ use crate::session::{Session, absolute};
 #[derive(Debug, Args)]
 pub struct NewContainer {
     /// The bundle directory
-    #[arg(
-        long,
-        short,
-        value_name = "dir",
-        default_value = ".",
-        hide_default_value = true
-    )]
+    #[arg(long, short, value_name = "dir", default_value = ".", hide_default_value = true)]
     bundle: PathBuf,
     /// Unix socket that receives the master end of the container's terminal
     #[arg(long, value_name = "path")]
@@ -60,12 +54,7 @@ impl NewContainer {
             .call("open")
             .context("open bundle", quote(&self.bundle))?;
         let config = session.warned(|warnings| load_config(&bundle, warnings))?;
-        let terminal = config
-            .spec
-            .process()
-            .as_ref()
-            .and_then(|p| p.terminal())
-            .unwrap_or(false);
+        let terminal = config.spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
         check_terminal(detach, terminal, self.console_socket.is_some())?;
         let path = |path: Option<PathBuf>| path.map(|p| absolute(&p)).transpose();
         let environment = Environment::read();
@@ -103,15 +92,11 @@ pub struct Life {
 /// A container that could not be started is gone again.
 pub fn run(session: &Session, id: &str, options: CreateOptions, life: Life) -> Result<u8, Failure> {
     let notify = options.notify_socket.clone();
-    let foreground = (!life.detach)
-        .then(|| Foreground::prepare(life.subreaper))
-        .transpose()?;
+    let foreground = (!life.detach).then(|| Foreground::prepare(life.subreaper)).transpose()?;
     let (mut container, process) =
         session.warned(|warnings| Container::create(&session.root, id, options, warnings))?;
-    let started = notify
-        .map(|host| Proxy::bind(&session.root, id, host))
-        .transpose()
-        .and_then(|proxy| {
+    let started =
+        notify.map(|host| Proxy::bind(&session.root, id, host)).transpose().and_then(|proxy| {
             session.warned(|warnings| container.start(warnings))?;
             Ok(proxy)
         });
@@ -119,9 +104,7 @@ pub fn run(session: &Session, id: &str, options: CreateOptions, life: Life) -> R
         (Some(foreground), proxy) => foreground.relay(process, proxy),
         (None, Some(proxy)) => {
             let pid = u32::try_from(process.pid).expect("a pid is positive");
-            proxy
-                .wait(std::os::fd::AsFd::as_fd(&process.pidfd), pid)
-                .map(|()| 0)
+            proxy.wait(std::os::fd::AsFd::as_fd(&process.pidfd), pid).map(|()| 0)
         }
         (None, None) => Ok(0),
     });

@@ -30,7 +30,8 @@ impl super::Command for Delete {
                 if !self.force {
                     return Err(error.into());
                 }
-                removed.or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+                removed
+                    .or_else(|e| if e.kind() == ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
             }
             Err(error) => return Err(error.into()),
         }

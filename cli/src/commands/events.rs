@@ -73,11 +73,7 @@ impl super::Command for Events {
 }
 
 fn stats(container: &Container, id: &str) -> Result<(), Failure> {
-    print(&Event {
-        kind: "stats",
-        id,
-        data: Some(container.stats()?),
-    })
+    print(&Event { kind: "stats", id, data: Some(container.stats()?) })
 }
 
 fn print(event: &impl Serialize) -> Result<(), Failure> {
@@ -87,11 +83,7 @@ fn print(event: &impl Serialize) -> Result<(), Failure> {
 fn watch_oom(container: &Container, id: &str, until: BorrowedFd<'_>) -> Result<(), Failure> {
     let mut printed = Ok(());
     container.watch_oom(until, &mut || {
-        let event = Event::<()> {
-            kind: "oom",
-            id,
-            data: None,
-        };
+        let event = Event::<()> { kind: "oom", id, data: None };
         printed = print(&event);
     })?;
     printed
@@ -111,11 +103,7 @@ mod tests {
 
     #[test]
     fn lines() {
-        let event = Event::<()> {
-            kind: "oom",
-            id: "c",
-            data: None,
-        };
+        let event = Event::<()> { kind: "oom", id: "c", data: None };
         assert_eq!(output::json(&event).unwrap(), r#"{"type":"oom","id":"c"}"#);
     }
 }

@@ -93,9 +93,8 @@ impl super::Command for Exec {
             self.console_socket.is_some(),
         )?;
         runtime::keep_child_statuses()?;
-        let foreground = (!self.detach)
-            .then(|| Foreground::prepare(!self.no_subreaper))
-            .transpose()?;
+        let foreground =
+            (!self.detach).then(|| Foreground::prepare(!self.no_subreaper)).transpose()?;
         let path = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
         let options = ExecOptions {
             process,
@@ -129,17 +128,12 @@ impl Exec {
         if self.command.is_empty() {
             return Err(Failure::message("process args cannot be empty"));
         }
-        process
-            .set_args(Some(self.command.clone()))
-            .set_terminal(Some(self.tty));
+        process.set_args(Some(self.command.clone())).set_terminal(Some(self.tty));
         if let Some(cwd) = &self.cwd {
             process.set_cwd(cwd.clone());
         }
         if !self.env.is_empty() {
-            process
-                .env_mut()
-                .get_or_insert_default()
-                .extend(self.env.iter().cloned());
+            process.env_mut().get_or_insert_default().extend(self.env.iter().cloned());
         }
         if let Some((uid, gid)) = self.user {
             process.user_mut().set_uid(uid);
@@ -150,9 +144,7 @@ impl Exec {
         if !self.additional_gids.is_empty() {
             let gids = process.user().additional_gids().iter().flatten();
             let all: BTreeSet<u32> = gids.chain(&self.additional_gids).copied().collect();
-            process
-                .user_mut()
-                .set_additional_gids(Some(all.into_iter().collect()));
+            process.user_mut().set_additional_gids(Some(all.into_iter().collect()));
         }
         if let Some(label) = &self.process_label {
             process.set_selinux_label(Some(label.clone()));
@@ -247,14 +239,9 @@ mod tests {
 
     #[test]
     fn nothing_given_keeps_all_but_arguments_and_terminal() {
-        let exec = Exec {
-            command: words(&["ls", "-l"]),
-            ..Exec::default()
-        };
+        let exec = Exec { command: words(&["ls", "-l"]), ..Exec::default() };
         let mut expected = stored();
-        expected
-            .set_args(Some(words(&["ls", "-l"])))
-            .set_terminal(Some(false));
+        expected.set_args(Some(words(&["ls", "-l"]))).set_terminal(Some(false));
         assert_eq!(exec.merge(stored()).unwrap(), expected);
     }
 
@@ -271,10 +258,7 @@ mod tests {
         let process = exec.merge(stored()).unwrap();
         assert_eq!(process.env().as_deref(), Some(&words(&["A=1", "B=2"])[..]));
         assert_eq!((process.user().uid(), process.user().gid()), (7, 6));
-        assert_eq!(
-            process.user().additional_gids().as_deref(),
-            Some(&[8, 9][..])
-        );
+        assert_eq!(process.user().additional_gids().as_deref(), Some(&[8, 9][..]));
         let capabilities = process.capabilities().as_ref().unwrap();
         for set in [capabilities.bounding(), capabilities.effective()] {
             let set = set.as_ref().unwrap();
@@ -286,17 +270,9 @@ mod tests {
 
     #[test]
     fn an_unknown_capability_is_refused() {
-        let exec = Exec {
-            command: words(&["x"]),
-            cap: words(&["CAP_EVERYTHING"]),
-            ..Exec::default()
-        };
-        assert!(
-            exec.merge(stored())
-                .unwrap_err()
-                .text()
-                .contains("CAP_EVERYTHING")
-        );
+        let exec =
+            Exec { command: words(&["x"]), cap: words(&["CAP_EVERYTHING"]), ..Exec::default() };
+        assert!(exec.merge(stored()).unwrap_err().text().contains("CAP_EVERYTHING"));
     }
 
     #[test]
@@ -304,22 +280,10 @@ mod tests {
         let list = cgroups(&words(&["cpu,memory:a", "pids:b"])).unwrap();
         assert_eq!(
             list,
-            [
-                (words(&["cpu", "memory"]), PathBuf::from("a")),
-                (words(&["pids"]), "b".into())
-            ]
+            [(words(&["cpu", "memory"]), PathBuf::from("a")), (words(&["pids"]), "b".into())]
         );
-        assert_eq!(
-            cgroups(&words(&["a"])).unwrap(),
-            [(Vec::new(), PathBuf::from("a"))]
-        );
-        for wrong in [
-            &["a", "b"][..],
-            &[":a"],
-            &["cpu,:a"],
-            &["a:b:c"],
-            &["cpu:a", "cpu:b"],
-        ] {
+        assert_eq!(cgroups(&words(&["a"])).unwrap(), [(Vec::new(), PathBuf::from("a"))]);
+        for wrong in [&["a", "b"][..], &[":a"], &["cpu,:a"], &["a:b:c"], &["cpu:a", "cpu:b"]] {
             assert!(cgroups(&words(wrong)).is_err(), "{wrong:?}");
         }
     }

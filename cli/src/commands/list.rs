@@ -25,16 +25,11 @@ impl super::Command for List {
     fn run(self, session: &Session) -> Result<u8, Failure> {
         if session.explicit_root {
             // The default root appears with the first container; a named one that is missing is a typo.
-            fs::metadata(&session.root)
-                .call("stat")
-                .context("read", quote(&session.root))?;
+            fs::metadata(&session.root).call("stat").context("read", quote(&session.root))?;
         }
         let reports = reports(session)?;
         output::write(&match (self.quiet, self.format.as_str()) {
-            (true, _) => reports
-                .iter()
-                .map(|report| format!("{}\n", report.id))
-                .collect(),
+            (true, _) => reports.iter().map(|report| format!("{}\n", report.id)).collect(),
             (false, "table") => table(&reports),
             // Go's encoder writes a list that was never made as `null`.
             (false, "json") if reports.is_empty() => "null\n".to_owned(),
@@ -52,9 +47,7 @@ fn reports(session: &Session) -> Result<Vec<Report>, Failure> {
         match listing.report {
             Ok(report) => reports.push(report),
             Err(error) => {
-                session
-                    .log
-                    .warning(&format!("load container {}: {error}", listing.id));
+                session.log.warning(&format!("load container {}: {error}", listing.id));
             }
         }
     }

@@ -29,15 +29,9 @@ fn write(tree: clap::Command, directory: &std::path::Path) -> std::io::Result<()
     tree.build();
     for command in std::iter::once(&tree).chain(tree.get_subcommands().filter(|c| !c.is_hide_set()))
     {
-        let name = command
-            .get_bin_name()
-            .unwrap_or_else(|| command.get_name())
-            .replace(' ', "-");
+        let name = command.get_bin_name().unwrap_or_else(|| command.get_name()).replace(' ', "-");
         let mut page = Vec::new();
-        clap_mangen::Man::new(command.clone())
-            .title(&name)
-            .section("8")
-            .render(&mut page)?;
+        clap_mangen::Man::new(command.clone()).title(&name).section("8").render(&mut page)?;
         std::fs::write(directory.join(format!("{name}.8")), page)?;
     }
     Ok(())

@@ -134,19 +134,12 @@ pub fn find(name: &str) -> Option<&'static Entry> {
 
 /// The whole command line as clap's tree: for help, completions and manual pages.
 pub fn tree() -> clap::Command {
-    ENTRIES
-        .iter()
-        .fold(program::global_command(), |tree, entry| {
-            tree.subcommand((entry.build)())
-        })
+    ENTRIES.iter().fold(program::global_command(), |tree, entry| tree.subcommand((entry.build)()))
 }
 
 /// The text of `bulkhead --help`.
 pub fn overview() -> String {
-    tree()
-        .disable_help_subcommand(true)
-        .render_help()
-        .to_string()
+    tree().disable_help_subcommand(true).render_help().to_string()
 }
 
 #[cfg(test)]
@@ -164,11 +157,7 @@ mod tests {
         for entry in &ENTRIES {
             for argument in (entry.build)().get_arguments() {
                 let flag = argument.get_long().is_some();
-                assert!(
-                    flag || argument.get_short().is_none(),
-                    "{}: {argument}",
-                    entry.name
-                );
+                assert!(flag || argument.get_short().is_none(), "{}: {argument}", entry.name);
             }
         }
     }
@@ -179,11 +168,7 @@ mod tests {
         for (arity, count, words) in [
             (Arity::Exactly(1), 0, "requires exactly 1 argument(s)"),
             (Arity::AtLeast(1), 0, "requires a minimum of 1 argument(s)"),
-            (
-                Arity::Between(1, 2),
-                3,
-                "requires a maximum of 2 argument(s)",
-            ),
+            (Arity::Between(1, 2), 3, "requires a maximum of 2 argument(s)"),
         ] {
             assert_eq!(arity.complaint(count).as_deref(), Some(words));
         }

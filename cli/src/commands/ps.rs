@@ -18,11 +18,7 @@ pub struct Ps {
     #[arg(value_name = "container-id")]
     id: String,
     /// Arguments of ps(1) [default: -ef]
-    #[arg(
-        value_name = "ps options",
-        trailing_var_arg = true,
-        allow_hyphen_values = true
-    )]
+    #[arg(value_name = "ps options", trailing_var_arg = true, allow_hyphen_values = true)]
     options: Vec<OsString>,
 }
 
@@ -52,16 +48,10 @@ fn listing(options: &[OsString]) -> Result<String, Failure> {
     } else {
         ps.args(options);
     }
-    let ran = ps
-        .output()
-        .map_err(|error| Failure::message(format!("run ps: {error}")))?;
+    let ran = ps.output().map_err(|error| Failure::message(format!("run ps: {error}")))?;
     if !ran.status.success() {
         let complaint = String::from_utf8_lossy(&ran.stderr);
-        return Err(Failure::message(format!(
-            "run ps: {}: {}",
-            ran.status,
-            complaint.trim_end()
-        )));
+        return Err(Failure::message(format!("run ps: {}: {}", ran.status, complaint.trim_end())));
     }
     Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
 }
@@ -74,11 +64,7 @@ fn filter(listing: &str, pids: &[i32]) -> Result<String, Failure> {
         .position(|title| title == "PID")
         .ok_or_else(|| Failure::message("couldn't find PID field in ps output"))?;
     let mut text = format!("{heading}\n");
-    for line in listing
-        .lines()
-        .skip(1)
-        .filter(|line| !line.trim().is_empty())
-    {
+    for line in listing.lines().skip(1).filter(|line| !line.trim().is_empty()) {
         let pid = line.split_whitespace().nth(column).unwrap_or_default();
         let pid: i32 = pid
             .parse()

@@ -31,11 +31,7 @@ impl super::Command for Run {
     fn run(self, session: &Session) -> Result<u8, Failure> {
         runtime::keep_child_statuses()?;
         let options = self.new.options(session, Start::Here, self.detach)?;
-        let life = Life {
-            detach: self.detach,
-            keep: self.keep,
-            subreaper: !self.no_subreaper,
-        };
+        let life = Life { detach: self.detach, keep: self.keep, subreaper: !self.no_subreaper };
         container::run(session, &self.id, options, life)
     }
 }

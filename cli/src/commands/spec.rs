@@ -35,11 +35,7 @@ impl super::Command for Spec {
             gid: getegid().as_raw(),
         });
         let path = self.bundle.unwrap_or_default().join("config.json");
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o666)
-            .open(&path);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path);
         let mut file = match file {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let text = "File config.json exists. Remove it first";
@@ -64,14 +60,12 @@ struct Variant {
 
 /// Lines marked `R` are for `--rootless`, `P` for a privileged creator, `U` for unified cgroups.
 fn render(variant: &Variant) -> String {
-    let lines = TEMPLATE
-        .lines()
-        .filter_map(|line| match line.split_at_checked(1) {
-            Some(("R", rest)) => variant.rootless.then_some(rest),
-            Some(("P", rest)) => (!variant.rootless).then_some(rest),
-            Some(("U", rest)) => variant.unified.then_some(rest),
-            _ => Some(line),
-        });
+    let lines = TEMPLATE.lines().filter_map(|line| match line.split_at_checked(1) {
+        Some(("R", rest)) => variant.rootless.then_some(rest),
+        Some(("P", rest)) => (!variant.rootless).then_some(rest),
+        Some(("U", rest)) => variant.unified.then_some(rest),
+        _ => Some(line),
+    });
     lines
         .collect::<Vec<_>>()
         .join("\n")
@@ -92,12 +86,7 @@ mod tests {
     #[test]
     fn every_variant_is_a_configuration() {
         for (rootless, unified) in [(false, false), (false, true), (true, false), (true, true)] {
-            let text = render(&Variant {
-                rootless,
-                unified,
-                uid: 1000,
-                gid: 100,
-            });
+            let text = render(&Variant { rootless, unified, uid: 1000, gid: 100 });
             let spec: oci_spec::runtime::Spec = serde_json::from_str(&text).unwrap();
             let linux = spec.linux().as_ref().unwrap();
             let namespaces = linux.namespaces().as_ref().unwrap().len();

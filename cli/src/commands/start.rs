@@ -24,9 +24,7 @@ impl super::Command for Start {
         runtime::keep_child_statuses()?;
         let mut container = session.container(&self.id)?;
         let Some(host) = Environment::read().notify_socket else {
-            return session
-                .warned(|warnings| container.start(warnings))
-                .map(|()| 0);
+            return session.warned(|warnings| container.start(warnings)).map(|()| 0);
         };
         let pid = container.report()?.pid;
         let pidfd = container.pidfd()?;

@@ -82,17 +82,10 @@ impl super::Command for Try {
 
 impl Try {
     fn inside(self, session: &Session, base: &Path, ordinary: bool) -> Result<u8, Failure> {
-        mount_at(
-            "tmpfs",
-            base,
-            MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-            "mode=755",
-        )?;
+        mount_at("tmpfs", base, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755")?;
         let layers = Layers { base, ordinary };
         let bound = layers.build()?;
-        let config = Config {
-            spec: self.spec(&layers.root(), &bound)?,
-        };
+        let config = Config { spec: self.spec(&layers.root(), &bound)? };
         let options = CreateOptions {
             config,
             bundle: base.to_owned(),
@@ -106,69 +99,34 @@ impl Try {
             listen_names: None,
             notify_socket: None,
             systemd_cgroup: false,
-            rootless: if ordinary {
-                Rootless::Yes
-            } else {
-                session.rootless
-            },
+            rootless: if ordinary { Rootless::Yes } else { session.rootless },
             start: Start::Here,
         };
-        let life = Life {
-            detach: false,
-            keep: false,
-            subreaper: true,
-        };
+        let life = Life { detach: false, keep: false, subreaper: true };
         let own = session.with_root(base.join("state"));
         container::run(&own, &format!("try-{}", std::process::id()), options, life)
     }
 
     fn spec(self, root: &Path, bound: &[String]) -> Result<Spec, Failure> {
         let shell = || std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned());
-        let args = if self.command.is_empty() {
-            vec![shell()]
-        } else {
-            self.command
-        };
+        let args = if self.command.is_empty() { vec![shell()] } else { self.command };
         let terminal = nix::unistd::isatty(std::io::stdin()).unwrap_or(false);
         let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        let directory = if is_fresh(&directory) {
-            Path::new("/")
-        } else {
-            &directory
-        };
+        let directory = if is_fresh(&directory) { Path::new("/") } else { &directory };
         serde_json::from_value(document(&args, terminal, directory, root, bound))
             .map_err(Failure::from_json)
     }
 }
 
 fn document(args: &[String], terminal: bool, cwd: &Path, root: &Path, bound: &[String]) -> Value {
-    let inherited = ENVIRONMENT
-        .iter()
-        .filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
+    let inherited =
+        ENVIRONMENT.iter().filter_map(|name| Some(format!("{name}={}", std::env::var(name).ok()?)));
     let env: Vec<String> = [PATH.to_owned()].into_iter().chain(inherited).collect();
     let fixed = [
         ("/proc", "proc", &["nosuid", "noexec", "nodev"][..]),
-        (
-            "/dev",
-            "tmpfs",
-            &["nosuid", "strictatime", "mode=755", "size=65536k"],
-        ),
-        (
-            "/dev/pts",
-            "devpts",
-            &[
-                "nosuid",
-                "noexec",
-                "newinstance",
-                "ptmxmode=0666",
-                "mode=0620",
-            ],
-        ),
-        (
-            "/dev/shm",
-            "tmpfs",
-            &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"],
-        ),
+        ("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        ("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+        ("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),
         ("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
         ("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
     ];
@@ -213,13 +171,9 @@ fn document(args: &[String], terminal: bool, cwd: &Path, root: &Path, bound: &[S
 /// A new directory of our own to mount on. One for each call: removing a directory takes away what is
 /// mounted on it in every other namespace.
 fn scratch() -> Result<PathBuf, Failure> {
-    let parent = Environment::read()
-        .runtime_directory()
-        .unwrap_or_else(std::env::temp_dir);
+    let parent = Environment::read().runtime_directory().unwrap_or_else(std::env::temp_dir);
     let template = parent.join("bulkhead-try-XXXXXX");
-    Ok(mkdtemp(&template)
-        .call("mkdtemp")
-        .context("create", quote(&template))?)
+    Ok(mkdtemp(&template).call("mkdtemp").context("create", quote(&template))?)
 }
 
 /// Enters a mount namespace from which nothing propagates; an ordinary user becomes root of a user
@@ -228,9 +182,7 @@ fn enter(ordinary: bool) -> Result<(), Failure> {
     let (uid, gid) = (geteuid(), getegid());
     let mut kinds = CloneFlags::CLONE_NEWNS;
     kinds.set(CloneFlags::CLONE_NEWUSER, ordinary);
-    unshare(kinds)
-        .call("unshare")
-        .context("make", "namespaces")?;
+    unshare(kinds).call("unshare").context("make", "namespaces")?;
     if ordinary {
         for (file, text) in [
             // Groups must be fixed first: dropping one could grant what it denies (CVE-2014-8989).
@@ -239,20 +191,12 @@ fn enter(ordinary: bool) -> Result<(), Failure> {
             ("gid_map", format!("0 {gid} 1")),
         ] {
             let path = Path::new("/proc/self").join(file);
-            fs::write(&path, text)
-                .call("write")
-                .context("write", quote(&path))?;
+            fs::write(&path, text).call("write").context("write", quote(&path))?;
         }
     }
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )
-    .call("mount")
-    .context("make private", "\"/\"")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .call("mount")
+        .context("make private", "\"/\"")?;
     Ok(())
 }
 
@@ -292,12 +236,8 @@ impl Layers<'_> {
                 continue;
             };
             if kind.is_symlink() {
-                let to = fs::read_link(&host)
-                    .call("readlink")
-                    .context("read", quote(&host))?;
-                symlink(to, &target)
-                    .call("symlink")
-                    .context("create", quote(&target))?;
+                let to = fs::read_link(&host).call("readlink").context("read", quote(&host))?;
+                symlink(to, &target).call("symlink").context("create", quote(&target))?;
             } else if kind.is_dir() {
                 let name = entry.file_name();
                 if FRESH.iter().any(|fresh| *fresh == name) {
@@ -311,14 +251,9 @@ impl Layers<'_> {
     }
 
     fn overlay(&self, host: &Path, target: &Path) -> Result<(), Failure> {
-        let stat = fs::metadata(host)
-            .call("stat")
-            .context("read", quote(host))?;
+        let stat = fs::metadata(host).call("stat").context("read", quote(host))?;
         let name = host.file_name().expect("a directory of / has a name");
-        let (upper, work) = (
-            self.base.join("upper").join(name),
-            self.base.join("work").join(name),
-        );
+        let (upper, work) = (self.base.join("upper").join(name), self.base.join("work").join(name));
         // The merged directory shows owner and mode of its upper layer.
         for directory in [&upper, &work, &target.to_owned()] {
             self.make(directory, stat.mode() & 0o7777)?;
@@ -331,9 +266,7 @@ impl Layers<'_> {
     }
 
     fn make(&self, path: &Path, mode: u32) -> Result<(), Failure> {
-        fs::create_dir_all(path)
-            .call("mkdir")
-            .context("create", quote(path))?;
+        fs::create_dir_all(path).call("mkdir").context("create", quote(path))?;
         fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .call("chmod")
             .context("protect", quote(path))?;
@@ -344,16 +277,10 @@ impl Layers<'_> {
 /// Mount options; `None` for a name with characters that mean something there.
 fn overlay_data(lower: &Path, upper: &Path, work: &Path, ordinary: bool) -> Option<String> {
     let plain = |path: &Path| {
-        path.to_str()
-            .filter(|text| !text.contains([',', ':', '\\', '"']))
-            .map(str::to_owned)
+        path.to_str().filter(|text| !text.contains([',', ':', '\\', '"'])).map(str::to_owned)
     };
-    let data = format!(
-        "lowerdir={},upperdir={},workdir={}",
-        plain(lower)?,
-        plain(upper)?,
-        plain(work)?
-    );
+    let data =
+        format!("lowerdir={},upperdir={},workdir={}", plain(lower)?, plain(upper)?, plain(work)?);
     // Without privilege over the host, attributes of overlayfs live in the user's name space (5.11).
     Some(if ordinary { data + ",userxattr" } else { data })
 }
@@ -365,21 +292,13 @@ mod tests {
     #[test]
     fn the_configuration_parses() {
         let args = ["/bin/sh".to_owned()];
-        let document = document(
-            &args,
-            true,
-            Path::new("/root"),
-            Path::new("/x/root"),
-            &["/mnt".to_owned()],
-        );
+        let document =
+            document(&args, true, Path::new("/root"), Path::new("/x/root"), &["/mnt".to_owned()]);
         let spec: Spec = serde_json::from_value(document).unwrap();
         assert_eq!(spec.mounts().as_ref().unwrap().len(), 7);
         let process = spec.process().as_ref().unwrap();
         let capabilities = process.capabilities().as_ref().unwrap();
-        assert_eq!(
-            capabilities.bounding().as_ref().unwrap().len(),
-            CAPABILITIES.len()
-        );
+        assert_eq!(capabilities.bounding().as_ref().unwrap().len(), CAPABILITIES.len());
         assert_eq!(capabilities.inheritable(), &None);
     }
 
@@ -387,10 +306,7 @@ mod tests {
     fn names_that_mean_something_are_left_out() {
         let data =
             |name: &str| overlay_data(Path::new(name), Path::new("/u"), Path::new("/w"), true);
-        assert_eq!(
-            data("/usr").unwrap(),
-            "lowerdir=/usr,upperdir=/u,workdir=/w,userxattr"
-        );
+        assert_eq!(data("/usr").unwrap(), "lowerdir=/usr,upperdir=/u,workdir=/w,userxattr");
         assert_eq!(data("/a:b"), None);
         assert_eq!(data("/a,b"), None);
     }

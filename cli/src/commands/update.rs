@@ -92,10 +92,8 @@ impl super::Command for Update {
 impl Update {
     /// The flags as the document that `--resources` would read: one way to the limits, not two.
     fn document(&self, session: &Session) -> Result<Value, Failure> {
-        let schemas = [
-            ("l3-cache-schema", &self.l3_cache_schema),
-            ("mem-bw-schema", &self.mem_bw_schema),
-        ];
+        let schemas =
+            [("l3-cache-schema", &self.l3_cache_schema), ("mem-bw-schema", &self.mem_bw_schema)];
         if let Some((name, _)) = schemas.iter().find(|(_, value)| value.is_some()) {
             return Err(Failure::message(format!("--{name}: not supported")));
         }
@@ -117,29 +115,19 @@ impl Update {
             ("cpu", "burst", self.cpu_burst.map(Value::from)),
             ("cpu", "shares", self.cpu_share.map(Value::from)),
             ("cpu", "realtimePeriod", self.cpu_rt_period.map(Value::from)),
-            (
-                "cpu",
-                "realtimeRuntime",
-                self.cpu_rt_runtime.map(Value::from),
-            ),
+            ("cpu", "realtimeRuntime", self.cpu_rt_runtime.map(Value::from)),
             ("cpu", "cpus", self.cpuset_cpus.clone().map(Value::from)),
             ("cpu", "mems", self.cpuset_mems.clone().map(Value::from)),
             ("cpu", "idle", self.cpu_idle.map(Value::from)),
             ("memory", "limit", self.memory.map(Value::from)),
-            (
-                "memory",
-                "reservation",
-                self.memory_reservation.map(Value::from),
-            ),
+            ("memory", "reservation", self.memory_reservation.map(Value::from)),
             ("memory", "swap", self.memory_swap.map(Value::from)),
             ("pids", "limit", self.pids_limit.map(Value::from)),
         ];
         let mut document = Map::new();
         for (section, field, value) in fields {
             if let Some(value) = value {
-                document
-                    .entry(section)
-                    .or_insert_with(|| Value::Object(Map::new()))[field] = value;
+                document.entry(section).or_insert_with(|| Value::Object(Map::new()))[field] = value;
             }
         }
         Value::Object(document)

@@ -43,12 +43,7 @@ pub(crate) fn set_controlling(slave: BorrowedFd<'_>) -> Result<()> {
 
 /// `TIOCGWINSZ`: columns and rows.
 pub(crate) fn size(terminal: BorrowedFd<'_>) -> Result<(u16, u16)> {
-    let mut size = libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ writes one winsize through the pointer, which outlives the call.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     check("ioctl(TIOCGWINSZ)", c_long::from(result))?;
@@ -57,12 +52,7 @@ pub(crate) fn size(terminal: BorrowedFd<'_>) -> Result<(u16, u16)> {
 
 /// `TIOCSWINSZ`: columns and rows.
 pub(crate) fn set_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> Result<()> {
-    let size = libc::winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCSWINSZ reads one winsize through the pointer, which outlives the call.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
     check("ioctl(TIOCSWINSZ)", c_long::from(result)).map(drop)
