@@ -303,7 +303,7 @@ impl Container {
         let pidfd = match self.here {
             Some(_) => self.pidfd()?,
             None => {
-                self.dir.lock()?;
+                self.lock()?;
                 match self.status()? {
                     Status::Created | Status::Paused => {}
                     Status::Stopped => return Err(self.wrong("start", "cannot start a container that has stopped")),
@@ -321,7 +321,20 @@ impl Container {
         parent::start(&channel, self.record.pid, pidfd.as_fd(), &mut answers)?;
         self.dir.remove_socket();
         let hooks = Hooks::plan(&spec, &self.record.id, &self.record.bundle)?;
-        hooks.run(Kind::Poststart, self.record.pid)
+        // The specification (1.3): a failed poststart hook stops the container.
+        hooks.run(Kind::Poststart, self.record.pid).inspect_err(|_| {
+            // The hook's error is the one to tell; `delete` kills what this could not.
+            let _ = self.end();
+        })
+    }
+
+    /// Takes the container's lock.
+    ///
+    /// # Errors
+    /// `NotFound` when whoever had it has deleted the container.
+    fn lock(&self) -> Result<()> {
+        self.dir.lock()?;
+        if self.dir.exists() { Ok(()) } else { Err(state::not_found(&self.record.id)) }
     }
 
     /// A pidfd of the init process: readable when the container has ended.
@@ -436,7 +449,7 @@ impl Container {
     /// # Errors
     /// `WrongState` when the container runs and `force` is not set.
     pub fn delete(self, force: bool, warnings: &mut Vec<String>) -> Result<()> {
-        self.dir.lock()?;
+        self.lock()?;
         let status = self.status().or_else(|e| if force { Ok(Status::Running) } else { Err(e) })?;
         if !force && matches!(status, Status::Running | Status::Paused) {
             let word = if status == Status::Paused { "paused" } else { "running" };

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use nix::sys::personality::Persona;
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
 
 use crate::caps;
 use crate::cgroup::{self, Permission};
 use crate::container::{CreateOptions, Rootless};
-use crate::error::{Error, Result};
+use crate::error::{Call, Context, Error, Result, quote};
 use crate::host::Host;
 use crate::idmap::{self, Maps, Writer};
 use crate::keyring::Keyring;
@@ -49,6 +50,7 @@ pub(crate) fn plan(
 ) -> Result<Plan> {
     let spec = &options.config.spec;
     validate::validate(spec, warnings)?;
+    refuse_unsupported(spec)?;
     let linux = spec.linux().clone().unwrap_or_default();
     let namespaces = namespaces::plan(
         linux.namespaces().as_deref().unwrap_or_default(),
@@ -143,7 +145,7 @@ pub(crate) fn process(
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = seccomp.map(|profile| seccomp::plan(profile, warnings)).transpose()?;
     let labels = lsm::Labels::plan(process, "process.", lsm::Modules::probe())?;
-    let mut program = program::plan(process, filter, labels, inherit)?;
+    let mut program = program::plan(process, filter, labels, personality(spec), inherit)?;
     let grantable = if in_user_namespace { caps::ALL } else { host.permitted };
     program.capabilities = program.capabilities.restrict(grantable, warnings);
     Ok(program)
@@ -158,7 +160,6 @@ impl Plan {
 
     /// Brings `lo` up in a new network namespace.
     pub(crate) fn bring_loopback_up(&self) -> Result<()> {
-        use crate::error::Context;
         if !self.namespaces.creates(libc::CLONE_NEWNET) {
             return Ok(());
         }
@@ -192,6 +193,37 @@ fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
     }
 }
 
+/// A setting that is not implemented is an error: a container must not run without what its
+/// configuration asks for. (`vm` belongs to another wall and `execCPUAffinity` to `exec`.)
+fn refuse_unsupported(spec: &Spec) -> Result<()> {
+    let linux = spec.linux().as_ref();
+    let process = spec.process().as_ref();
+    let devices = linux.and_then(|linux| linux.net_devices().as_ref());
+    let asked = [
+        ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
+        ("linux.memoryPolicy", linux.is_some_and(|linux| linux.memory_policy().is_some())),
+        ("linux.netDevices", devices.is_some_and(|devices| !devices.is_empty())),
+        ("process.scheduler", process.is_some_and(|process| process.scheduler().is_some())),
+        ("process.ioPriority", process.is_some_and(|process| process.io_priority().is_some())),
+    ];
+    match asked.iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => {
+            Err(Error::unsupported("apply", *field, "is not supported by this version of bulkhead"))
+        }
+        None => check_agent(spec),
+    }
+}
+
+/// The agent's socket must be there before anything is made for a container that needs it.
+fn check_agent(spec: &Spec) -> Result<()> {
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let Some(agent) = profile.and_then(seccomp::Notify::of) else { return Ok(()) };
+    nix::sys::stat::stat(&agent.path)
+        .call("stat")
+        .context("find", format!("linux.seccomp.listenerPath {}", quote(&agent.path)))
+        .map(drop)
+}
+
 /// `net.*` belongs to the network namespace; a joined one may turn out to be the host's.
 fn check_network_sysctls(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Result<()> {
     let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
@@ -201,6 +233,18 @@ fn check_network_sysctls(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> R
         Some(join) if host.is_own_namespace(&join.path, "net") => Err(sysctl::shared_network(name)),
         _ => Ok(()),
     }
+}
+
+/// Of `linux/personality.h`.
+const PER_LINUX32: i32 = 0x0008;
+
+/// `linux.personality`: `LINUX32` makes the kernel name a 32-bit machine.
+fn personality(spec: &Spec) -> Option<Persona> {
+    let personality = (*spec.linux().as_ref()?.personality()).as_ref()?;
+    Some(match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => Persona::empty(),
+        LinuxPersonalityDomain::PerLinux32 => Persona::from_bits_retain(PER_LINUX32),
+    })
 }
 
 /// `linux.timeOffsets` as lines for `/proc/self/timens_offsets`, sorted.

@@ -129,12 +129,7 @@ impl StateDir {
     /// Opens an existing container's directory, without a lock.
     pub(crate) fn open(root: &Path, id: &str) -> Result<Self> {
         Self::open_path(root.join(id)).map_err(|error| match error.errno() {
-            Some(Errno::ENOENT | Errno::ENOTDIR) => Error::new(
-                ErrorKind::NotFound,
-                "load container",
-                quote(id),
-                "container does not exist",
-            ),
+            Some(Errno::ENOENT | Errno::ENOTDIR) => not_found(id),
             _ => error,
         })
     }
@@ -179,6 +174,11 @@ impl StateDir {
     /// Closes the forked child's copy of the directory, with which it would hold the lock.
     pub(crate) fn forget_lock(&self) {
         crate::sys::fd::close_in_child(self.dir.as_fd());
+    }
+
+    /// Whether the directory is still there: a removed one has no link.
+    pub(crate) fn exists(&self) -> bool {
+        nix::sys::stat::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink > 0)
     }
 
     /// Whether a command holds the lock at this moment.
@@ -290,6 +290,11 @@ impl StateDir {
         // Nobody connects any more; `remove` would take the file anyway.
         let _ = unlinkat(&self.dir, SOCKET, UnlinkatFlags::NoRemoveDir);
     }
+}
+
+/// The words that callers know.
+pub(crate) fn not_found(id: &str) -> Error {
+    Error::new(ErrorKind::NotFound, "load container", quote(id), "container does not exist")
 }
 
 /// Field 22 of `/proc/PID/stat` and whether the process still runs (a zombie does not), or `None`

@@ -42,8 +42,9 @@ pub(crate) enum FromChild {
     Reborn(i32),
     /// The terminal's master end comes with this.
     Terminal,
-    /// About to install a filter whose listener will be descriptor `n` of the child.
-    Listener(i32),
+    /// About to install a filter whose listener will be descriptor `number` of the child. The child
+    /// goes on when the word at `flag` in its memory is not zero.
+    Listener { number: i32, flag: u64 },
     /// Everything is built; waits for `start`.
     Ready,
     /// A warning for the operator.
@@ -165,6 +166,10 @@ impl Writer<'_> {
         self.0.extend_from_slice(&n.to_le_bytes());
     }
 
+    fn address(&mut self, n: u64) {
+        self.0.extend_from_slice(&n.to_le_bytes());
+    }
+
     fn text(&mut self, text: &str) {
         const LONGEST: usize = FRAME / 4;
         let cut = (0..=text.len().min(LONGEST)).rev().find(|&n| text.is_char_boundary(n));
@@ -206,6 +211,12 @@ impl Reader<'_> {
         Some(i32::from_le_bytes(*bytes))
     }
 
+    fn address(&mut self) -> Option<u64> {
+        let (bytes, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_le_bytes(*bytes))
+    }
+
     fn text(&mut self) -> Option<String> {
         let length = usize::try_from(self.number()?).ok()?;
         let (bytes, rest) = self.0.split_at_checked(length)?;
@@ -241,7 +252,7 @@ impl Frame for FromChild {
             Self::HooksDue => to.tag(5),
             Self::Reborn(pid) => (to.tag(6), to.number(*pid)).1,
             Self::Terminal => to.tag(7),
-            Self::Listener(number) => (to.tag(8), to.number(*number)).1,
+            Self::Listener { number, flag } => (to.tag(8), to.number(*number), to.address(*flag)).2,
             Self::Ready => to.tag(9),
             Self::Warning(text) => (to.tag(10), to.text(text)).1,
             Self::Failed(error) => (to.tag(11), to.error(error)).1,
@@ -258,7 +269,7 @@ impl Frame for FromChild {
             5 => Self::HooksDue,
             6 => Self::Reborn(from.number()?),
             7 => Self::Terminal,
-            8 => Self::Listener(from.number()?),
+            8 => Self::Listener { number: from.number()?, flag: from.address()? },
             9 => Self::Ready,
             10 => Self::Warning(from.text()?),
             11 => Self::Failed(from.error()?),

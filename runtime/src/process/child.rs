@@ -7,9 +7,10 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::hooks::Kind;
 use crate::mount;
@@ -119,6 +120,7 @@ fn wait_for_go(channel: &Channel) -> Result<()> {
 
 fn enter_cgroup(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
     cgroup.join()?;
+    cgroup::reset_affinity()?;
     if plan.late_cgroup_namespace() {
         sys::process::unshare(libc::CLONE_NEWCGROUP).context("make", "a cgroup namespace")?;
     }
@@ -168,17 +170,36 @@ pub(crate) fn execute(program: &program::Program, path: &CString, starter: &Chan
             return error;
         }
     }
-    // The listener is close-on-exec; the peer takes its copy by pidfd_getfd, because from here on the
-    // filter may hold any call of ours, sendmsg included, until the listener answers.
-    let listener = program.install_filter();
-    match listener {
-        Ok(listener) => {
+    match program.install_filter() {
+        Ok(None) => program.execute(path),
+        Ok(Some(listener)) => {
+            if !wait_for_release() {
+                sys::clone::exit_now(1);
+            }
             let error = program.execute(path);
             drop(listener);
             error
         }
         Err(error) => error,
     }
+}
+
+/// Not zero once the peer has the listener.
+static RELEASED: AtomicU32 = AtomicU32::new(0);
+
+/// Waits until the peer has taken its copy of the listener, by `pidfd_getfd`, and has written to
+/// [`RELEASED`]. No system call can be used for that: the filter may hold any of them until the
+/// listener answers, and the listener closes at `execve`. Returns whether it happened within some
+/// ten seconds of looking.
+fn wait_for_release() -> bool {
+    const LOOKS: u32 = 500_000_000;
+    for _ in 0..LOOKS {
+        if RELEASED.load(Ordering::Acquire) != 0 {
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    false
 }
 
 /// Tells the peer which number the listener will have: the lowest that is free.
@@ -188,7 +209,7 @@ fn announce_listener(starter: &Channel) -> Result<()> {
         probe.as_raw_fd()
     };
     starter
-        .send(&FromChild::Listener(number), None)
+        .send(&FromChild::Listener { number, flag: RELEASED.as_ptr() as u64 }, None)
         .context("announce", "the seccomp listener")?;
     done(starter)
 }

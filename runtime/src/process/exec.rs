@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::error::{Call, Context, Error, ErrorKind, Result};
 use crate::keyring::Keyring;
 use crate::plan;
@@ -141,6 +141,7 @@ fn prepare(
     sys::process::reset_signals().context("reset", "signals")?;
     sys::process::overwrite_arguments(TITLE);
     cgroup.join()?;
+    cgroup::reset_affinity()?;
     join_namespaces(plan, target, fork_again)?;
     if fork_again && plan.namespaces & libc::CLONE_NEWPID != 0 {
         join::fork_again(channel)?;

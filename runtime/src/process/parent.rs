@@ -4,13 +4,15 @@
 //! Dropping a state that is not [`Running`] kills the process by its pidfd and reaps it: nothing
 //! half-built survives an error.
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::error::{Context, Error, ErrorKind, Failure, Result};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::idmap::{Maps, Writer};
 use crate::mount::bind::Wanted;
 use crate::process::channel::{Channel, FromChild, FromCreator};
@@ -254,10 +256,11 @@ pub(crate) fn watch(
             None => return Ok(()),
             Some((FromChild::Failed(error), _)) => return Err(error),
             Some((FromChild::Warning(text), _)) => requests.warn(text),
-            Some((FromChild::Listener(number), _)) => {
+            Some((FromChild::Listener { number, flag }, _)) => {
                 channel.send(&FromCreator::Done, None).context("answer", WHAT)?;
                 let listener = fetch_listener(channel, pidfd, number)?;
                 requests.listener(listener, pid)?;
+                raise(pid, flag).context("release", WHAT)?;
             }
             Some((other, _)) => return Err(out_of_turn(&other)),
         }
@@ -288,6 +291,16 @@ fn fetch_listener(channel: &Channel, pidfd: BorrowedFd<'_>, number: i32) -> Resu
             "it did not appear in the container's process",
         )),
     }
+}
+
+/// Writes a one to the word at `flag` in the memory of `pid`. process_vm_writev(2).
+fn raise(pid: i32, flag: u64) -> std::result::Result<(), Failure> {
+    let one = 1u32.to_ne_bytes();
+    let base = usize::try_from(flag).map_err(|_| Failure { call: "process_vm_writev", errno: Errno::EFAULT })?;
+    let there = [RemoteIoVec { base, len: one.len() }];
+    process_vm_writev(Pid::from_raw(pid), &[IoSlice::new(&one)], &there)
+        .call("process_vm_writev")
+        .map(drop)
 }
 
 fn gone(failure: Failure) -> Failure {

@@ -19,6 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::personality::Persona;
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, fchown, setresgid, setresuid};
 use oci_spec::runtime::Process;
@@ -45,6 +46,8 @@ pub(crate) struct Program {
     pub capabilities: Capabilities,
     pub rlimits: Vec<rlimits::Rlimit>,
     pub no_new_privileges: bool,
+    /// `linux.personality`, the container's own.
+    pub personality: Option<Persona>,
     pub oom_score_adj: Option<i32>,
     pub labels: lsm::Labels,
     pub seccomp: Option<seccomp::Filter>,
@@ -77,6 +80,7 @@ pub(crate) fn plan(
     process: &Process,
     seccomp: Option<seccomp::Filter>,
     labels: lsm::Labels,
+    personality: Option<Persona>,
     inherit: &Inherit,
 ) -> Result<Program> {
     let strings = |list: &[String], field: &str| {
@@ -118,6 +122,7 @@ pub(crate) fn plan(
         capabilities: caps::plan(process.capabilities().as_ref()),
         rlimits: rlimits::plan(process.rlimits().as_deref()),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
+        personality,
         oom_score_adj: process.oom_score_adj(),
         labels,
         seccomp,
@@ -146,6 +151,11 @@ impl Program {
         self.set_oom_score(proc, creator)?;
         self.check_inherited()?;
         self.labels.apply_on_exec(proc)?;
+        if let Some(persona) = self.personality {
+            nix::sys::personality::set(persona)
+                .call("personality")
+                .context("set", "linux.personality")?;
+        }
         self.give_standard_streams()?;
         self.set_rlimits(creator)?;
         self.capabilities.drop_bounding()?;
