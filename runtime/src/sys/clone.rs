@@ -12,6 +12,9 @@ use nix::errno::Errno;
 use super::{Result, check};
 use crate::error::{Call, Failure};
 
+/// Linux 5.7. libc's constant is an int, which cannot hold this bit.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// Proof that the process had one thread when it was made.
 #[derive(Debug)]
 pub(crate) struct SingleThreaded(());
@@ -79,7 +82,7 @@ pub(crate) fn clone3(
         args.exit_signal = 0;
     }
     if let Some(dir) = cgroup {
-        args.flags |= libc::CLONE_INTO_CGROUP as u64;
+        args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = dir.as_raw_fd() as u64;
     }
     // SAFETY: `args` lives through the call and its size is passed. Without CLONE_VM the child
