@@ -80,23 +80,31 @@ fn pass_down(
         let dir = open_dir(mount, path)?;
         let has = words(&dir, "cgroup.subtree_control")?;
         let add: Vec<String> = wanted.difference(&has).map(|c| format!("+{c}")).collect();
-        if add.is_empty() || knob::put(&dir, "cgroup.subtree_control", &add.join(" ")).is_ok() {
+        if add.is_empty() {
             continue;
         }
-        // One refused controller refuses the whole line.
-        for controller in add {
-            if let Err(failure) = knob::put(&dir, "cgroup.subtree_control", &controller)
-                && failure.errno != Errno::ENOENT
-            {
-                let why = match failure.errno {
-                    Errno::EBUSY => " (it holds processes)",
-                    _ => "",
-                };
-                let text = format!(
-                    ": write cgroup.subtree_control of {}{why}: {failure}",
-                    quote(path)
-                );
-                refusals.entry(controller[1..].to_string()).or_insert(text);
+        let mut refuse = |controller: &str, why: &str, failure: Failure| {
+            let text =
+                format!(": write cgroup.subtree_control of {}{why}: {failure}", quote(path));
+            refusals.entry(controller[1..].to_string()).or_insert(text);
+        };
+        match knob::put(&dir, "cgroup.subtree_control", &add.join(" ")) {
+            Ok(()) => {}
+            // Alone, a controller that can be threaded would be accepted, and would turn this
+            // directory, which is not ours, into the root of a threaded tree.
+            Err(failure) if failure.errno == Errno::EBUSY => {
+                add.iter().for_each(|c| refuse(c, " (it holds processes)", failure));
+            }
+            // One refused controller refuses the whole line.
+            Err(_) => {
+                for controller in &add {
+                    match knob::put(&dir, "cgroup.subtree_control", controller) {
+                        Err(failure) if failure.errno != Errno::ENOENT => {
+                            refuse(controller, "", failure);
+                        }
+                        _ => {}
+                    }
+                }
             }
         }
     }
