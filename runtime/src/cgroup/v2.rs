@@ -37,10 +37,7 @@ pub(super) fn enable(
         present = words(leaf, "cgroup.controllers").context("read controllers of", at())?;
     }
     let core = |k: &Knob| k.controller == "cgroup" || !all.contains(&k.controller) && is_core(k);
-    match knobs
-        .iter()
-        .find(|k| !present.contains(&k.controller) && !core(k))
-    {
+    match knobs.iter().find(|k| !present.contains(&k.controller) && !core(k)) {
         None => Ok(()),
         Some(k) if !all.contains(&k.controller) => Err(Error::unsupported(
             "set",
@@ -62,9 +59,7 @@ pub(super) fn enable(
 
 /// Pressure files need no controller.
 fn is_core(knob: &Knob) -> bool {
-    knob.choices
-        .iter()
-        .all(|(file, _)| file.ends_with(".pressure"))
+    knob.choices.iter().all(|(file, _)| file.ends_with(".pressure"))
 }
 
 /// Writes `cgroup.subtree_control` of every directory above the last. Returns the
@@ -84,8 +79,7 @@ fn pass_down(
             continue;
         }
         let mut refuse = |controller: &str, why: &str, failure: Failure| {
-            let text =
-                format!(": write cgroup.subtree_control of {}{why}: {failure}", quote(path));
+            let text = format!(": write cgroup.subtree_control of {}{why}: {failure}", quote(path));
             refusals.entry(controller[1..].to_string()).or_insert(text);
         };
         match knob::put(&dir, "cgroup.subtree_control", &add.join(" ")) {
@@ -114,19 +108,12 @@ fn pass_down(
 /// A new directory below a threaded one can only be used as a threaded one.
 fn become_threaded(leaf: &OwnedFd, knobs: &[&Knob]) -> Result<(), Failure> {
     let invalid = knob::read(leaf, "cgroup.type")?.trim() == "domain invalid";
-    if invalid
-        && knobs
-            .iter()
-            .all(|k| THREADED.contains(&k.controller.as_str()))
-    {
+    if invalid && knobs.iter().all(|k| THREADED.contains(&k.controller.as_str())) {
         knob::put(leaf, "cgroup.type", "threaded")?;
     }
     Ok(())
 }
 
 fn words(dir: impl AsFd, file: &str) -> Result<BTreeSet<String>, Failure> {
-    Ok(knob::read(dir, file)?
-        .split_whitespace()
-        .map(str::to_string)
-        .collect())
+    Ok(knob::read(dir, file)?.split_whitespace().map(str::to_string).collect())
 }
