@@ -53,12 +53,7 @@ impl Plan {
             match self.make(target, &mut made) {
                 Ok(dir) => {
                     let made = made.0[before..].to_vec();
-                    groups.push(Group {
-                        at: recorded(target),
-                        dir,
-                        procs: None,
-                        made,
-                    });
+                    groups.push(Group { at: recorded(target), dir, procs: None, made });
                 }
                 Err(error) if self.tolerates(&error) => {
                     drop(Made(made.0.split_off(before)));
@@ -72,11 +67,7 @@ impl Plan {
             group.at.ancestors = above.to_vec();
         }
         let clone_into = !groups.iter().any(|g| g.at.unified && self.no_births(g));
-        let mut cgroup = Cgroup {
-            groups,
-            gone: Vec::new(),
-            clone_into,
-        };
+        let mut cgroup = Cgroup { groups, gone: Vec::new(), clone_into };
         self.restrict_devices(&cgroup, warnings)?;
         knob::apply(&self.knobs, &|knob| cgroup.dir_of(knob), warnings)?;
         cgroup.prepare_join()?;
@@ -90,29 +81,18 @@ impl Plan {
         self.knobs
             .iter()
             .filter(|k| k.version == group.at.version())
-            .any(|k| {
-                k.choices
-                    .iter()
-                    .any(|(file, value)| file == "pids.max" && zero(value))
-            })
+            .any(|k| k.choices.iter().any(|(file, value)| file == "pids.max" && zero(value)))
     }
 
     fn tolerates(&self, error: &Error) -> bool {
         self.permission == Permission::Tolerated
-            && matches!(
-                error.errno(),
-                Some(Errno::EACCES | Errno::EPERM | Errno::EROFS)
-            )
+            && matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
     }
 
     /// Goes on without a cgroup in this hierarchy, unless a limit was asked for.
     fn without(&self, target: &Target, error: &Error, warnings: &mut Vec<String>) -> Result<()> {
         if let Some(knob) = self.knobs.iter().find(|k| target.has(k)) {
-            return Err(Error::unsupported(
-                "set",
-                &knob.field,
-                format!("no cgroup: {error}"),
-            ));
+            return Err(Error::unsupported("set", &knob.field, format!("no cgroup: {error}")));
         }
         let what = match target.version {
             Version::V2 => "resources and devices are not limited".to_string(),
@@ -121,10 +101,7 @@ impl Plan {
                 (None, controllers) => format!("{controllers}: not limited"),
             },
         };
-        warnings.push(format!(
-            "no cgroup in {}: {what} ({error})",
-            quote(&target.mount_point)
-        ));
+        warnings.push(format!("no cgroup in {}: {what} ({error})", quote(&target.mount_point)));
         Ok(())
     }
 
@@ -161,11 +138,7 @@ impl Plan {
         } else if self.permission == Permission::Tolerated {
             return Ok(());
         } else {
-            Err(Error::unsupported(
-                "set",
-                FIELD,
-                "no hierarchy can restrict devices",
-            ))
+            Err(Error::unsupported("set", FIELD, "no hierarchy can restrict devices"))
         };
         match result {
             Err(error) if self.tolerates(&error) => {
@@ -183,15 +156,9 @@ fn write_v1(lines: &[(&'static str, String)], group: &Group) -> Result<()> {
     };
     let (allow, deny) = (open("devices.allow")?, open("devices.deny")?);
     for (file, line) in lines {
-        let opened = if *file == "devices.allow" {
-            &allow
-        } else {
-            &deny
-        };
-        knob::put_open(opened, line).context(
-            "set",
-            format_args!("linux.resources.devices ({file} {line:?})"),
-        )?;
+        let opened = if *file == "devices.allow" { &allow } else { &deny };
+        knob::put_open(opened, line)
+            .context("set", format_args!("linux.resources.devices ({file} {line:?})"))?;
     }
     Ok(())
 }
@@ -230,11 +197,7 @@ fn make_dirs(mount: &OwnedFd, target: &Target, made: &mut Made) -> Result<bool, 
             Err(errno) => return Err(errno).call("mkdirat"),
         }
         let above: Vec<&Path> = target.relative.ancestors().skip(1).collect();
-        for path in above
-            .into_iter()
-            .rev()
-            .filter(|p| !p.as_os_str().is_empty())
-        {
+        for path in above.into_iter().rev().filter(|p| !p.as_os_str().is_empty()) {
             match mkdirat(mount, path, mode) {
                 Ok(()) => made.0.push(target.mount_point.join(path)),
                 // ENOENT: the ancestor just seen was removed; the next attempt makes it.
@@ -252,10 +215,5 @@ fn refuse_occupied(dir: &OwnedFd, at: &Path) -> Result<()> {
         return Ok(());
     }
     let reason = format!("holds {} processes", procs.lines().count());
-    Err(Error::new(
-        ErrorKind::WrongState,
-        "use cgroup",
-        quote(at),
-        reason,
-    ))
+    Err(Error::new(ErrorKind::WrongState, "use cgroup", quote(at), reason))
 }

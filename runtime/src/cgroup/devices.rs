@@ -56,6 +56,7 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
+    #[cfg(test)]
     fn matches(&self, kind: Kind, major: u32, minor: u32) -> bool {
         self.kind == kind
             && self.major.is_none_or(|m| m == major)
@@ -94,26 +95,14 @@ impl Rules {
     /// device of a kind: configurations begin with such a rule and still expect /dev/null to work.
     /// Rules behind it are more specific than the defaults and override them.
     pub fn new(linux: &Linux) -> Result<Rules> {
-        let configured = linux
-            .resources()
-            .as_ref()
-            .and_then(|r| r.devices().as_ref());
+        let configured = linux.resources().as_ref().and_then(|r| r.devices().as_ref());
         let mut rules = Vec::new();
         for (i, device) in configured.into_iter().flatten().enumerate() {
             parse(device, &format!("linux.resources.devices[{i}]"), &mut rules)?;
         }
-        let after = rules
-            .iter()
-            .rposition(|r| !r.allow && r.is_total())
-            .map_or(0, |i| i + 1);
+        let after = rules.iter().rposition(|r| !r.allow && r.is_total()).map_or(0, |i| i + 1);
         let mut given = rules.split_off(after);
-        let allow = |(kind, major, minor, access)| Rule {
-            allow: true,
-            kind,
-            major,
-            minor,
-            access,
-        };
+        let allow = |(kind, major, minor, access)| Rule { allow: true, kind, major, minor, access };
         rules.extend(DEFAULTS.map(allow));
         for (i, node) in linux.devices().iter().flatten().enumerate() {
             let kind = match node.typ() {
@@ -133,13 +122,10 @@ impl Rules {
     /// Whether every bit of `access` is allowed.
     #[cfg(test)]
     fn allows(&self, kind: Kind, major: u32, minor: u32, access: u8) -> bool {
-        [MKNOD, READ, WRITE]
-            .into_iter()
-            .filter(|bit| access & bit != 0)
-            .all(|bit| {
-                let last = |r: &&Rule| r.access & bit != 0 && r.matches(kind, major, minor);
-                self.0.iter().rev().find(last).is_some_and(|r| r.allow)
-            })
+        [MKNOD, READ, WRITE].into_iter().filter(|bit| access & bit != 0).all(|bit| {
+            let last = |r: &&Rule| r.access & bit != 0 && r.matches(kind, major, minor);
+            self.0.iter().rev().find(last).is_some_and(|r| r.allow)
+        })
     }
 
     /// The lines for `devices.deny` and `devices.allow`, in order: `(file, line)`.
@@ -160,21 +146,11 @@ impl Rules {
                 if !table.exceptions.is_empty() {
                     return Err(inexpressible());
                 }
-                let all = Rule {
-                    allow: true,
-                    kind,
-                    major: None,
-                    minor: None,
-                    access: ALL,
-                };
+                let all = Rule { allow: true, kind, major: None, minor: None, access: ALL };
                 lines.push(("devices.allow", line(&all)));
                 continue;
             }
-            let file = if open {
-                "devices.deny"
-            } else {
-                "devices.allow"
-            };
+            let file = if open { "devices.deny" } else { "devices.allow" };
             lines.extend(table.exceptions.iter().map(|rule| (file, line(rule))));
         }
         Ok(lines)
@@ -182,16 +158,10 @@ impl Rules {
 
     /// One kind of device as a default and exceptions to it.
     fn fold(&self, kind: Kind) -> Result<Table> {
-        let mut table = Table {
-            default_allow: false,
-            exceptions: Vec::new(),
-        };
+        let mut table = Table { default_allow: false, exceptions: Vec::new() };
         for rule in self.0.iter().filter(|r| r.kind == kind && r.access != 0) {
             if rule.is_total() {
-                table = Table {
-                    default_allow: rule.allow,
-                    exceptions: Vec::new(),
-                };
+                table = Table { default_allow: rule.allow, exceptions: Vec::new() };
             } else if rule.allow == table.default_allow {
                 table.restore(rule)?;
             } else {
@@ -262,11 +232,7 @@ impl Table {
 
     /// Applies a rule of the default's sense: takes its bits from the exceptions it covers.
     fn restore(&mut self, rule: &Rule) -> Result<()> {
-        for e in self
-            .exceptions
-            .iter_mut()
-            .filter(|e| e.access & rule.access != 0)
-        {
+        for e in self.exceptions.iter_mut().filter(|e| e.access & rule.access != 0) {
             if rule.covers(e) {
                 e.access &= !rule.access;
             } else if rule.overlaps(e) {
@@ -287,11 +253,7 @@ fn line(rule: &Rule) -> String {
         .filter(|(bit, _)| rule.access & bit != 0)
         .map(|(_, letter)| letter)
         .collect();
-    format!(
-        "{kind} {}:{} {letters}",
-        number(rule.major),
-        number(rule.minor)
-    )
+    format!("{kind} {}:{} {letters}", number(rule.major), number(rule.minor))
 }
 
 fn parse(device: &LinuxDeviceCgroup, field: &str, rules: &mut Vec<Rule>) -> Result<()> {
@@ -300,10 +262,7 @@ fn parse(device: &LinuxDeviceCgroup, field: &str, rules: &mut Vec<Rule>) -> Resu
         LinuxDeviceType::B => &[Kind::Block],
         LinuxDeviceType::C | LinuxDeviceType::U => &[Kind::Char],
         LinuxDeviceType::P => {
-            return Err(Error::invalid(
-                format!("{field}.type"),
-                "a FIFO is not a device",
-            ));
+            return Err(Error::invalid(format!("{field}.type"), "a FIFO is not a device"));
         }
     };
     let major = number(device.major(), field, "major")?;
@@ -315,10 +274,7 @@ fn parse(device: &LinuxDeviceCgroup, field: &str, rules: &mut Vec<Rule>) -> Resu
             'w' => WRITE,
             'm' => MKNOD,
             _ => {
-                return Err(Error::invalid(
-                    format!("{field}.access"),
-                    "is not made of r, w, m",
-                ));
+                return Err(Error::invalid(format!("{field}.access"), "is not made of r, w, m"));
             }
         };
     }
@@ -326,13 +282,7 @@ fn parse(device: &LinuxDeviceCgroup, field: &str, rules: &mut Vec<Rule>) -> Resu
         return Err(Error::invalid(format!("{field}.access"), "is empty"));
     }
     let allow = device.allow();
-    rules.extend(kinds.iter().map(|&kind| Rule {
-        allow,
-        kind,
-        major,
-        minor,
-        access,
-    }));
+    rules.extend(kinds.iter().map(|&kind| Rule { allow, kind, major, minor, access }));
     Ok(())
 }
 
@@ -341,10 +291,7 @@ fn number(value: Option<i64>, field: &str, part: &str) -> Result<Option<u32>> {
     match value {
         None | Some(-1) => Ok(None),
         Some(n) => u32::try_from(n).map(Some).map_err(|_| {
-            Error::invalid(
-                format!("{field}.{part}"),
-                format!("{n} is no device number"),
-            )
+            Error::invalid(format!("{field}.{part}"), format!("{n} is no device number"))
         }),
     }
 }
@@ -361,17 +308,8 @@ const JUMP_IF_EQUAL: u8 = 0x16;
 const EXIT: u8 = 0x95;
 
 fn ins(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> Instruction {
-    let registers = if cfg!(target_endian = "little") {
-        src << 4 | dst
-    } else {
-        dst << 4 | src
-    };
-    Instruction {
-        code,
-        registers,
-        offset,
-        immediate,
-    }
+    let registers = if cfg!(target_endian = "little") { src << 4 | dst } else { dst << 4 | src };
+    Instruction { code, registers, offset, immediate }
 }
 
 /// The instructions of one rule; a device that does not match jumps behind them.
@@ -402,13 +340,7 @@ fn block(rule: &Rule) -> Vec<Instruction> {
         .into_iter()
         .enumerate()
         .map(|(i, (register, value))| {
-            ins(
-                JUMP_UNLESS_EQUAL,
-                register,
-                0,
-                (length - i - 1) as i16,
-                value,
-            )
+            ins(JUMP_UNLESS_EQUAL, register, 0, (length - i - 1) as i16, value)
         })
         .collect();
     code.extend(body);
@@ -464,11 +396,7 @@ mod tests {
                 continue;
             }
             let mut words = text.split([' ', ':']);
-            let kind = if words.next() == Some("b") {
-                Kind::Block
-            } else {
-                Kind::Char
-            };
+            let kind = if words.next() == Some("b") { Kind::Block } else { Kind::Char };
             let mut number = || words.next().unwrap().parse().ok();
             let (major, minor) = (number(), number());
             let bit = |(letter, bit)| {
@@ -478,18 +406,9 @@ mod tests {
                     0
                 }
             };
-            let access = [('r', READ), ('w', WRITE), ('m', MKNOD)]
-                .map(bit)
-                .iter()
-                .sum();
+            let access = [('r', READ), ('w', WRITE), ('m', MKNOD)].map(bit).iter().sum();
             assert_ne!(allow, open, "{text} would only remove an exception");
-            exceptions.push(Rule {
-                allow,
-                kind,
-                major,
-                minor,
-                access,
-            });
+            exceptions.push(Rule { allow, kind, major, minor, access });
         }
         let mut hit = exceptions.iter().filter(|e| e.matches(kind, major, minor));
         if open {
@@ -519,10 +438,8 @@ mod tests {
         ];
         for config in ["[]", DENY_ALL] {
             let lines = rules(config).v1_lines().unwrap();
-            let shown: Vec<String> = lines
-                .iter()
-                .map(|(f, l)| format!("{} {l}", &f["devices.".len()..]))
-                .collect();
+            let shown: Vec<String> =
+                lines.iter().map(|(f, l)| format!("{} {l}", &f["devices.".len()..])).collect();
             assert_eq!(shown, expected, "{config}");
         }
     }
@@ -541,10 +458,7 @@ mod tests {
         assert!(!allowed(both, 1, 1, READ));
         let privileged = r#"[{"allow":false,"access":"rwm"},{"allow":true,"access":"rwm"}]"#;
         assert!(allowed(privileged, 1, 1, ALL));
-        assert_eq!(
-            rules(privileged).v1_lines().unwrap(),
-            [("devices.allow", "a".to_string())]
-        );
+        assert_eq!(rules(privileged).v1_lines().unwrap(), [("devices.allow", "a".to_string())]);
         let partial = r#"[{"allow":true,"type":"c","major":4,"access":"rw"},{"allow":false,"type":"c","major":4,"minor":1,"access":"w"}]"#;
         assert!(!allowed(partial, 4, 1, READ | WRITE) && allowed(partial, 4, 1, READ));
         assert!(rules(partial).v1_lines().is_err());
@@ -588,11 +502,7 @@ mod tests {
             let count = random(&mut seed, 7);
             let list = (0..count).map(|_| Rule {
                 allow: random(&mut seed, 2) == 0,
-                kind: if random(&mut seed, 3) == 0 {
-                    Kind::Block
-                } else {
-                    Kind::Char
-                },
+                kind: if random(&mut seed, 3) == 0 { Kind::Block } else { Kind::Char },
                 major: numbers[random(&mut seed, 4) as usize],
                 minor: numbers[random(&mut seed, 4) as usize],
                 access: random(&mut seed, 8) as u8,
@@ -604,19 +514,12 @@ mod tests {
                 for (major, minor) in [(0, 0), (0, 1), (1, 0), (1, 1), (u32::MAX, 2), (3, 3)] {
                     for access in 1..8 {
                         let right = rules.allows(kind, major, minor, access);
-                        assert_eq!(
-                            run(&program, kind, major, minor, access),
-                            right,
-                            "{rules:?}"
-                        );
+                        assert_eq!(run(&program, kind, major, minor, access), right, "{rules:?}");
                         if let Ok(lines) = &lines {
                             let v1 = v1(lines, kind, major, minor, access);
                             // Bits from two exceptions that only overlap do not add up in v1.
                             assert!(!v1 || right, "{rules:?} {lines:?}");
-                            assert!(
-                                v1 == right || access.count_ones() > 1,
-                                "{rules:?} {lines:?}"
-                            );
+                            assert!(v1 == right || access.count_ones() > 1, "{rules:?} {lines:?}");
                         }
                     }
                 }

@@ -106,10 +106,7 @@ fn freeze_v1(group: &Group) -> Result<()> {
 }
 
 fn late(group: &Group, what: &str) -> Error {
-    let reason = format!(
-        "not all processes did within {} seconds",
-        DEADLINE.as_secs()
-    );
+    let reason = format!("not all processes did within {} seconds", DEADLINE.as_secs());
     Error::new(ErrorKind::System, what, quote(&group.at.path), reason)
 }
 
@@ -117,11 +114,7 @@ fn late(group: &Group, what: &str) -> Error {
 fn set_v2(group: &Group, value: &str) -> Result<()> {
     let what = if value == "1" { "freeze" } else { "thaw" };
     let reached = write_and_wait(group, value).context(what, quote(&group.at.path))?;
-    if reached {
-        Ok(())
-    } else {
-        Err(late(group, what))
-    }
+    if reached { Ok(()) } else { Err(late(group, what)) }
 }
 
 fn write_and_wait(group: &Group, value: &str) -> Result<bool, Failure> {
@@ -143,10 +136,7 @@ fn write_and_wait(group: &Group, value: &str) -> Result<bool, Failure> {
             return Ok(false);
         }
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(
-            &mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)],
-            timeout,
-        ) {
+        match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).call("poll"),
         }

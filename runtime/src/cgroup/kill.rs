@@ -32,11 +32,7 @@ impl Cgroup {
             return self.kill_frozen();
         }
         // cgroup.kill marks what the v1 freezer holds; it dies when it is let go.
-        if self.is_frozen()? {
-            self.thaw()
-        } else {
-            Ok(())
-        }
+        if self.is_frozen()? { self.thaw() } else { Ok(()) }
     }
 
     fn kill_unified(&self) -> Result<()> {
@@ -79,11 +75,7 @@ impl Cgroup {
             }
         }
         // A frozen process of v1 dies when it is thawed. Thaw also after an error.
-        let thawed = if self.is_frozen()? {
-            self.thaw()
-        } else {
-            Ok(())
-        };
+        let thawed = if self.is_frozen()? { self.thaw() } else { Ok(()) };
         result.and(thawed)
     }
 
@@ -91,22 +83,14 @@ impl Cgroup {
         let paused = self.is_frozen()?;
         let frozen = paused || self.freeze().is_ok();
         let result = self.signal_all(signal, &mut BTreeSet::new());
-        let thawed = if frozen && !paused {
-            self.thaw()
-        } else {
-            Ok(())
-        };
+        let thawed = if frozen && !paused { self.thaw() } else { Ok(()) };
         result.and(thawed)
     }
 
     /// Signals every process that is not yet in `signalled`, and adds it.
     fn signal_all(&self, signal: i32, signalled: &mut BTreeSet<i32>) -> Result<()> {
         let mut opened: Vec<(i32, OwnedFd)> = Vec::new();
-        for pid in self
-            .pids()?
-            .into_iter()
-            .filter(|pid| !signalled.contains(pid))
-        {
+        for pid in self.pids()?.into_iter().filter(|pid| !signalled.contains(pid)) {
             match pidfd::open(pid) {
                 Ok(fd) => opened.push((pid, fd)),
                 Err(f) if f.errno == Errno::ESRCH => {}

@@ -13,13 +13,7 @@ use crate::error::{Call, Error, Failure, Result};
 
 /// Opens a file of a cgroup.
 pub(super) fn open(dir: impl AsFd, file: &str, flags: OFlag) -> Result<OwnedFd, Failure> {
-    openat(
-        dir,
-        file,
-        flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW,
-        Mode::empty(),
-    )
-    .call("openat")
+    openat(dir, file, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).call("openat")
 }
 
 /// The whole text of a file.
@@ -51,11 +45,7 @@ pub(super) fn put_open(file: impl AsFd, value: &str) -> Result<(), Failure> {
 pub(super) fn number(dir: impl AsFd, file: &str) -> Option<u64> {
     let text = read(dir, file).ok()?;
     let text = text.trim();
-    if text == "max" {
-        Some(u64::MAX)
-    } else {
-        text.parse().ok()
-    }
+    if text == "max" { Some(u64::MAX) } else { text.parse().ok() }
 }
 
 /// Writes every knob. `dir_of` gives the directory of the hierarchy that has its controller.
@@ -75,9 +65,7 @@ pub(super) fn apply<'a>(
             result => result?,
         }
     }
-    again
-        .into_iter()
-        .try_for_each(|knob| write_knob(dir_of(knob)?, knob, warnings))
+    again.into_iter().try_for_each(|knob| write_knob(dir_of(knob)?, knob, warnings))
 }
 
 fn write_knob(dir: BorrowedFd<'_>, knob: &Knob, warnings: &mut Vec<String>) -> Result<()> {
@@ -115,11 +103,7 @@ fn texts(dir: BorrowedFd<'_>, knob: &Knob, value: &Value) -> Result<Vec<String>>
     Ok(vec![match value {
         Value::Text(text) => text.clone(),
         Value::Lines(text) => {
-            return Ok(text
-                .lines()
-                .filter(|l| !l.is_empty())
-                .map(str::to_string)
-                .collect());
+            return Ok(text.lines().filter(|l| !l.is_empty()).map(str::to_string).collect());
         }
         Value::Memory { text, limit, check } => {
             if *check && *limit >= 0 && usage(dir, knob).is_some_and(|used| used > *limit as u64) {
@@ -127,10 +111,9 @@ fn texts(dir: BorrowedFd<'_>, knob: &Knob, value: &Value) -> Result<Vec<String>>
             }
             text.clone()
         }
-        Value::CpuMax {
-            quota: Some(quota),
-            period: Some(period),
-        } => cpu_max(Some(*quota), Some(*period), ""),
+        Value::CpuMax { quota: Some(quota), period: Some(period) } => {
+            cpu_max(Some(*quota), Some(*period), "")
+        }
         Value::CpuMax { quota, period } => {
             cpu_max(*quota, *period, &read(dir, "cpu.max").unwrap_or_default())
         }
@@ -148,14 +131,7 @@ fn texts(dir: BorrowedFd<'_>, knob: &Knob, value: &Value) -> Result<Vec<String>>
 
 fn usage(dir: BorrowedFd<'_>, knob: &Knob) -> Option<u64> {
     let v1 = knob.version == Version::V1;
-    number(
-        dir,
-        if v1 {
-            "memory.usage_in_bytes"
-        } else {
-            "memory.current"
-        },
-    )
+    number(dir, if v1 { "memory.usage_in_bytes" } else { "memory.current" })
 }
 
 fn below_use(dir: BorrowedFd<'_>, knob: &Knob, limit: i64) -> Error {

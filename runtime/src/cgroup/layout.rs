@@ -60,16 +60,10 @@ impl Layout {
         };
         if pure {
             let own = own_of(&cgroups, "").unwrap_or_default();
-            let unified = Unified {
-                mount_point: PathBuf::from(MOUNTS),
-                own,
-            };
+            let unified = Unified { mount_point: PathBuf::from(MOUNTS), own };
             // The path is missing below a bind-mounted sub-tree; only then its root is looked up.
             if unified.own.as_os_str().is_empty() || Path::new(MOUNTS).join(&unified.own).exists() {
-                return Ok(Layout {
-                    v1: Vec::new(),
-                    unified: Some(unified),
-                });
+                return Ok(Layout { v1: Vec::new(), unified: Some(unified) });
             }
         }
         Ok(parse(&read("/proc/self/mountinfo")?, &cgroups))
@@ -82,9 +76,7 @@ impl Layout {
 }
 
 fn read(path: &str) -> Result<Vec<u8>> {
-    std::fs::read(path)
-        .call("read")
-        .context("read", quote(path))
+    std::fs::read(path).call("read").context("read", quote(path))
 }
 
 /// Combines mountinfo and the creator's own cgroups. Of several mounts of a hierarchy the first
@@ -95,15 +87,9 @@ fn parse(mountinfo: &[u8], cgroups: &[u8]) -> Layout {
         if mount.cgroup2 {
             let own = beneath(&own_of(cgroups, "").unwrap_or_default(), &mount.root);
             let usual = |at: &Path| at.starts_with(MOUNTS);
-            if layout
-                .unified
-                .as_ref()
-                .is_none_or(|u| !usual(&u.mount_point) && usual(&mount.point))
+            if layout.unified.as_ref().is_none_or(|u| !usual(&u.mount_point) && usual(&mount.point))
             {
-                layout.unified = Some(Unified {
-                    mount_point: mount.point,
-                    own,
-                });
+                layout.unified = Some(Unified { mount_point: mount.point, own });
             }
         } else if let Some(found) = mount.hierarchy(cgroups) {
             let same = layout
@@ -155,10 +141,7 @@ impl Mount {
     /// The hierarchy, when /proc/self/cgroup has a line whose controllers all are options here.
     fn hierarchy(self, cgroups: &[u8]) -> Option<Hierarchy> {
         let (names, path) = lines(cgroups).find(|(names, _)| {
-            !names.is_empty()
-                && names
-                    .split(',')
-                    .all(|n| self.options.iter().any(|o| o == n))
+            !names.is_empty() && names.split(',').all(|n| self.options.iter().any(|o| o == n))
         })?;
         let (named, controllers): (Vec<&str>, Vec<&str>) =
             names.split(',').partition(|n| n.starts_with("name="));
@@ -178,28 +161,20 @@ pub(super) fn lines(cgroups: &[u8]) -> impl Iterator<Item = (String, PathBuf)> {
         let mut fields = line.splitn(3, |&b| b == b':');
         let (_, names, path) = (fields.next()?, fields.next()?, fields.next()?);
         let path = path.strip_prefix(b"/").unwrap_or(path);
-        let path = if path.starts_with(b"..") {
-            &b""[..]
-        } else {
-            path
-        };
+        let path = if path.starts_with(b"..") { &b""[..] } else { path };
         let names = String::from_utf8_lossy(names).into_owned();
         Some((names, PathBuf::from(OsString::from_vec(path.to_vec()))))
     })
 }
 
 fn own_of(cgroups: &[u8], names: &str) -> Option<PathBuf> {
-    lines(cgroups)
-        .find(|(n, _)| n == names)
-        .map(|(_, path)| path)
+    lines(cgroups).find(|(n, _)| n == names).map(|(_, path)| path)
 }
 
 /// `own` as seen through a mount of `root`; the mount's top when it lies outside.
 fn beneath(own: &Path, root: &Path) -> PathBuf {
     let root = root.strip_prefix("/").unwrap_or(root);
-    own.strip_prefix(root)
-        .map(Path::to_path_buf)
-        .unwrap_or_default()
+    own.strip_prefix(root).map(Path::to_path_buf).unwrap_or_default()
 }
 
 /// Undoes the octal escapes of mountinfo (`\040` is a space).
@@ -207,9 +182,7 @@ fn unescape(field: &[u8]) -> PathBuf {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let digits = tail
-            .get(..3)
-            .filter(|d| d.iter().all(|b| (b'0'..=b'7').contains(b)));
+        let digits = tail.get(..3).filter(|d| d.iter().all(|b| (b'0'..=b'7').contains(b)));
         match digits {
             Some(d) if first == b'\\' => {
                 out.push(((d[0] & 3) << 6) | ((d[1] & 7) << 3) | (d[2] & 7));
@@ -265,10 +238,7 @@ mod tests {
         let owned = format!("{own}0::/x\n");
         assert_eq!(show(&hybrid, &owned)[3], "2|/sys/fs/cgroup/unified|x");
         let v2 = "31 24 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(
-            show(v2, "0::/user.slice/s.scope\n"),
-            ["2|/sys/fs/cgroup|user.slice/s.scope"]
-        );
+        assert_eq!(show(v2, "0::/user.slice/s.scope\n"), ["2|/sys/fs/cgroup|user.slice/s.scope"]);
         assert!(show("22 1 0:21 / / rw - ext4 /dev/vda rw\n", "0::/\n").is_empty());
         assert!(show("", "").is_empty());
     }
@@ -280,16 +250,10 @@ mod tests {
         let own = "2:memory:/docker/abc\n1:pids:/docker/abc/inner\n";
         assert_eq!(
             show(bound, own),
-            [
-                "memory||/sys/fs/cgroup/memory|",
-                "pids||/sys/fs/cgroup/pi ds|inner"
-            ]
+            ["memory||/sys/fs/cgroup/memory|", "pids||/sys/fs/cgroup/pi ds|inner"]
         );
         let outside = "31 24 0:27 /.. /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
-        assert_eq!(
-            show(outside, "2:memory:/../x\n"),
-            ["memory||/sys/fs/cgroup/memory|"]
-        );
+        assert_eq!(show(outside, "2:memory:/../x\n"), ["memory||/sys/fs/cgroup/memory|"]);
     }
 
     #[test]
@@ -301,10 +265,7 @@ mod tests {
             5 0 0:8 / /sys/fs/cgroup/unified rw - cgroup2 none rw\n";
         assert_eq!(
             show(twice, "1:memory:/\n0::/\n"),
-            [
-                "memory||/sys/fs/cgroup/memory|",
-                "2|/sys/fs/cgroup/unified|"
-            ]
+            ["memory||/sys/fs/cgroup/memory|", "2|/sys/fs/cgroup/unified|"]
         );
     }
 

@@ -100,11 +100,7 @@ pub(crate) struct Cgroup {
 
 /// Opens `relative` beneath `base`, as a place and not for reading.
 fn open_dir(base: impl AsFd, relative: &Path) -> Result<OwnedFd, Failure> {
-    let relative = if relative.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        relative
-    };
+    let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
         .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
@@ -120,10 +116,7 @@ fn open_path(path: &Path) -> Result<OwnedFd, Failure> {
 fn children(dir: impl AsFd) -> Result<Vec<CString>, Failure> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut names = Vec::new();
-    for entry in Dir::openat(dir, ".", flags, Mode::empty())
-        .call("openat")?
-        .iter()
-    {
+    for entry in Dir::openat(dir, ".", flags, Mode::empty()).call("openat")?.iter() {
         let entry = entry.call("getdents64")?;
         let name = entry.file_name();
         if entry.file_type() == Some(Type::Directory) && name != c"." && name != c".." {
@@ -140,22 +133,13 @@ fn vanished(errno: Errno) -> bool {
 
 impl RecordedGroup {
     fn version(&self) -> Version {
-        if self.unified {
-            Version::V2
-        } else {
-            Version::V1
-        }
+        if self.unified { Version::V2 } else { Version::V1 }
     }
 
     /// The second field of this hierarchy's line in /proc/PID/cgroup.
     fn names(&self) -> String {
         let name = self.name.iter().map(|n| format!("name={n}"));
-        self.controllers
-            .iter()
-            .cloned()
-            .chain(name)
-            .collect::<Vec<_>>()
-            .join(",")
+        self.controllers.iter().cloned().chain(name).collect::<Vec<_>>().join(",")
     }
 
     /// A state file is written by us and readable by others, and a path in it is deleted as root.
@@ -165,42 +149,25 @@ impl RecordedGroup {
             |p: &Path| p != self.mount_point && p.starts_with(&self.mount_point) && plain(p);
         if self.mount_point.is_absolute()
             && inside(&self.path)
-            && self
-                .ancestors
-                .iter()
-                .all(|a| inside(a) && self.path.starts_with(a))
+            && self.ancestors.iter().all(|a| inside(a) && self.path.starts_with(a))
         {
             return Ok(());
         }
         let reason = "is not below its hierarchy's mount point";
-        Err(Error::new(
-            ErrorKind::Invalid,
-            "open cgroup",
-            quote(&self.path),
-            reason,
-        ))
+        Err(Error::new(ErrorKind::Invalid, "open cgroup", quote(&self.path), reason))
     }
 }
 
 impl Cgroup {
     /// Opens what [`Cgroup::recorded`] gave. Directories that do not exist are left out.
     pub fn open(recorded: &Recorded) -> Result<Cgroup> {
-        let mut cgroup = Cgroup {
-            groups: Vec::new(),
-            gone: Vec::new(),
-            clone_into: true,
-        };
+        let mut cgroup = Cgroup { groups: Vec::new(), gone: Vec::new(), clone_into: true };
         for at in &recorded.0 {
             at.check()?;
             match open_path(&at.path) {
                 Ok(dir) => {
                     let at = at.clone();
-                    cgroup.groups.push(Group {
-                        at,
-                        dir,
-                        procs: None,
-                        made: Vec::new(),
-                    });
+                    cgroup.groups.push(Group { at, dir, procs: None, made: Vec::new() });
                 }
                 Err(f) if vanished(f.errno) => cgroup.gone.push(at.path.clone()),
                 Err(failure) => return Err(failure).context("open cgroup", quote(&at.path)),
@@ -226,12 +193,7 @@ impl Cgroup {
     pub fn prepare_join(&mut self) -> Result<()> {
         if let Some(gone) = self.gone.first() {
             let reason = "the container's cgroup does not exist";
-            return Err(Error::new(
-                ErrorKind::WrongState,
-                "join cgroup",
-                quote(gone),
-                reason,
-            ));
+            return Err(Error::new(ErrorKind::WrongState, "join cgroup", quote(gone), reason));
         }
         let clone_into = self.clone_into;
         for group in self.groups.iter_mut().filter(|g| g.procs.is_none()) {
@@ -278,15 +240,10 @@ impl Cgroup {
     /// name, or moved by systemd, would leave it without limits.
     pub fn verify(&self, pid: i32) -> Result<()> {
         let file = format!("/proc/{pid}/cgroup");
-        let text = std::fs::read(&file)
-            .call("read")
-            .context("read", quote(&file))?;
+        let text = std::fs::read(&file).call("read").context("read", quote(&file))?;
         for group in &self.groups {
-            let relative = group
-                .at
-                .path
-                .strip_prefix(&group.at.mount_point)
-                .unwrap_or(&group.at.path);
+            let relative =
+                group.at.path.strip_prefix(&group.at.mount_point).unwrap_or(&group.at.path);
             let names = group.at.names();
             let line = layout::lines(&text).find(|(n, _)| *n == names);
             let found = line.map(|(_, path)| path).unwrap_or_default();
@@ -294,12 +251,7 @@ impl Cgroup {
             if !found.ends_with(relative) {
                 let reason = format!("process {pid} is in {} instead", quote(&found));
                 let path = quote(&group.at.path);
-                return Err(Error::new(
-                    ErrorKind::WrongState,
-                    "join cgroup",
-                    path,
-                    reason,
-                ));
+                return Err(Error::new(ErrorKind::WrongState, "join cgroup", path, reason));
             }
         }
         Ok(())
@@ -326,10 +278,7 @@ impl Cgroup {
             for wanted in controllers {
                 let has = |g: &Group| {
                     g.at.controllers.contains(wanted)
-                        || g.at
-                            .name
-                            .as_ref()
-                            .is_some_and(|n| format!("name={n}") == *wanted)
+                        || g.at.name.as_ref().is_some_and(|n| format!("name={n}") == *wanted)
                         || g.at.unified && wanted.is_empty()
                 };
                 match self.groups.iter().position(has) {
@@ -341,26 +290,14 @@ impl Cgroup {
                 }
             }
         }
-        let mut cgroup = Cgroup {
-            groups: Vec::new(),
-            gone: self.gone.clone(),
-            clone_into: self.clone_into,
-        };
+        let mut cgroup =
+            Cgroup { groups: Vec::new(), gone: self.gone.clone(), clone_into: self.clone_into };
         for (group, below) in self.groups.iter().zip(chosen) {
             let mut at = group.at.clone();
-            at.path.extend(
-                below
-                    .components()
-                    .filter(|c| matches!(c, Component::Normal(_))),
-            );
+            at.path.extend(below.components().filter(|c| matches!(c, Component::Normal(_))));
             at.ancestors.clear();
             let dir = open_dir(&group.dir, below).context("open cgroup", quote(&at.path))?;
-            cgroup.groups.push(Group {
-                at,
-                dir,
-                procs: None,
-                made: Vec::new(),
-            });
+            cgroup.groups.push(Group { at, dir, procs: None, made: Vec::new() });
         }
         Ok(cgroup)
     }
@@ -389,21 +326,15 @@ impl Cgroup {
             g.at.version() == knob.version
                 && (g.at.unified || g.at.controllers.contains(&knob.controller))
         };
-        self.groups
-            .iter()
-            .find(has)
-            .map(|g| g.dir.as_fd())
-            .ok_or_else(|| {
-                let reason = format!("the container has no {} cgroup", knob.controller);
-                Error::unsupported("set", &knob.field, reason)
-            })
+        self.groups.iter().find(has).map(|g| g.dir.as_fd()).ok_or_else(|| {
+            let reason = format!("the container has no {} cgroup", knob.controller);
+            Error::unsupported("set", &knob.field, reason)
+        })
     }
 
     /// The group of a v1 controller.
     fn v1(&self, controller: &str) -> Option<&Group> {
-        self.groups
-            .iter()
-            .find(|g| g.at.controllers.iter().any(|c| c == controller))
+        self.groups.iter().find(|g| g.at.controllers.iter().any(|c| c == controller))
     }
 
     /// The cgroup2 group.
@@ -416,11 +347,9 @@ impl Cgroup {
 fn members(dir: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Failure> {
     match knob::read(dir, "cgroup.procs") {
         // 0 stands for a process that this pid namespace does not see.
-        Ok(text) => pids.extend(
-            text.lines()
-                .filter_map(|l| l.parse::<i32>().ok())
-                .filter(|p| *p != 0),
-        ),
+        Ok(text) => {
+            pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p != 0))
+        }
         // A threaded cgroup's processes are listed by the domain above it.
         Err(f) if f.errno == Errno::EOPNOTSUPP => {}
         Err(f) if vanished(f.errno) => return Ok(()),
@@ -443,9 +372,7 @@ fn members(dir: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Failure> {
 pub(crate) fn reset_affinity() -> Result<()> {
     let mut all = CpuSet::new();
     for cpu in 0..CpuSet::count() {
-        all.set(cpu)
-            .call("CPU_SET")
-            .context("reset", "CPU affinity")?;
+        all.set(cpu).call("CPU_SET").context("reset", "CPU affinity")?;
     }
     // The kernel cuts the set down to the CPUs of the cpuset.
     sched_setaffinity(Pid::from_raw(0), &all)

@@ -25,11 +25,7 @@ impl Cgroup {
         } else if let Some(group) = self.unified() {
             (group, watch_v2(group, until, seen))
         } else {
-            return Err(Error::unsupported(
-                "watch memory of",
-                "container",
-                "it has no cgroup",
-            ));
+            return Err(Error::unsupported("watch memory of", "container", "it has no cgroup"));
         };
         match result {
             Err(f) if f.errno == Errno::ENODEV => Ok(()),
@@ -90,9 +86,7 @@ fn wait(on: &[BorrowedFd<'_>], flags: PollFlags, until: BorrowedFd<'_>) -> Resul
             Err(Errno::EINTR) => {}
             result => {
                 result.call("poll")?;
-                return Ok(Ready {
-                    until: fds[0].any() == Some(true),
-                });
+                return Ok(Ready { until: fds[0].any() == Some(true) });
             }
         }
     }
@@ -104,8 +98,5 @@ fn counter(file: &OwnedFd, key: &str) -> Result<u64, Failure> {
     let count = pread(file, &mut buffer, 0).call("pread")?;
     let text = String::from_utf8_lossy(&buffer[..count]);
     let words = text.lines().filter_map(|line| line.split_once(' '));
-    Ok(words
-        .filter(|(k, _)| *k == key)
-        .find_map(|(_, v)| v.parse().ok())
-        .unwrap_or(0))
+    Ok(words.filter(|(k, _)| *k == key).find_map(|(_, v)| v.parse().ok()).unwrap_or(0))
 }

@@ -15,9 +15,8 @@ use super::resources::{Knob, Version, knobs};
 use crate::error::{Error, Result};
 
 /// Controllers of cgroup2; `cgroup` and `irq` stand for files of the core.
-const V2: [&str; 11] = [
-    "cgroup", "cpu", "cpuset", "dmem", "hugetlb", "io", "irq", "memory", "misc", "pids", "rdma",
-];
+const V2: [&str; 11] =
+    ["cgroup", "cpu", "cpuset", "dmem", "hugetlb", "io", "irq", "memory", "misc", "pids", "rdma"];
 
 /// What missing permissions on cgroups mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,23 +90,13 @@ pub(crate) fn plan(
     let resources = linux.resources().as_ref();
     let list = resources.map_or(Ok(Vec::new()), |r| knobs(r, &version, warnings))?;
     if !layout.v1.is_empty()
-        && resources
-            .and_then(|r| r.unified().as_ref())
-            .is_some_and(|u| !u.is_empty())
+        && resources.and_then(|r| r.unified().as_ref()).is_some_and(|u| !u.is_empty())
     {
         let field = "linux.resources.unified";
-        return Err(Error::unsupported(
-            "set",
-            field,
-            "this host has cgroup v1 hierarchies",
-        ));
+        return Err(Error::unsupported("set", field, "this host has cgroup v1 hierarchies"));
     }
     if layout.is_empty() && permission == Permission::Required {
-        return Err(Error::unsupported(
-            "make",
-            "cgroup",
-            "no cgroup hierarchy is mounted",
-        ));
+        return Err(Error::unsupported("make", "cgroup", "no cgroup hierarchy is mounted"));
     }
     let place = Place::parse(linux.cgroups_path().as_deref(), id)?;
     let mut targets = Vec::new();
@@ -121,11 +110,7 @@ pub(crate) fn plan(
         });
     }
     if let Some(u) = &layout.unified {
-        let beside = if layout.v1.is_empty() {
-            u.own.parent().unwrap_or(&u.own)
-        } else {
-            &u.own
-        };
+        let beside = if layout.v1.is_empty() { u.own.parent().unwrap_or(&u.own) } else { &u.own };
         targets.push(Target {
             version: Version::V2,
             controllers: Vec::new(),
@@ -134,12 +119,7 @@ pub(crate) fn plan(
             relative: place.below(beside, &u.own)?,
         });
     }
-    Ok(Plan {
-        targets,
-        knobs: list,
-        devices: Rules::new(linux)?,
-        permission,
-    })
+    Ok(Plan { targets, knobs: list, devices: Rules::new(linux)?, permission })
 }
 
 impl Plan {
@@ -180,25 +160,15 @@ impl Place {
         if path.as_os_str().is_empty() {
             return invalid("names no cgroup of its own");
         }
-        Ok(Place {
-            absolute: text.is_absolute(),
-            path,
-        })
+        Ok(Place { absolute: text.is_absolute(), path })
     }
 
     /// The place in one hierarchy. `own` is the creator's cgroup: a container there or above would
     /// take the creator with it when it is frozen, killed or deleted.
     fn below(&self, base: &Path, own: &Path) -> Result<PathBuf> {
-        let path = if self.absolute {
-            self.path.clone()
-        } else {
-            base.join(&self.path)
-        };
+        let path = if self.absolute { self.path.clone() } else { base.join(&self.path) };
         if own.starts_with(&path) {
-            return Err(Error::invalid(
-                "linux.cgroupsPath",
-                "is the cgroup of its creator",
-            ));
+            return Err(Error::invalid("linux.cgroupsPath", "is the cgroup of its creator"));
         }
         Ok(path)
     }
@@ -220,10 +190,7 @@ mod tests {
             mount_point: PathBuf::from("/sys/fs/cgroup/unified"),
             own: PathBuf::from(own),
         });
-        Layout {
-            v1: v1.iter().map(hierarchy).collect(),
-            unified,
-        }
+        Layout { v1: v1.iter().map(hierarchy).collect(), unified }
     }
 
     fn paths(json: &str, layout: &Layout) -> std::result::Result<Vec<String>, String> {
@@ -232,12 +199,7 @@ mod tests {
         let paths = plan.map_err(|e| e.to_string())?.paths();
         Ok(paths
             .iter()
-            .map(|p| {
-                p.strip_prefix("/sys/fs/cgroup")
-                    .unwrap()
-                    .display()
-                    .to_string()
-            })
+            .map(|p| p.strip_prefix("/sys/fs/cgroup").unwrap().display().to_string())
             .collect())
     }
 
@@ -247,21 +209,13 @@ mod tests {
         let v2 = layout(&[], Some("a/b.scope"));
         let root = layout(&[], Some(""));
         for (json, layout, expected) in [
-            (
-                r#"{}"#,
-                &hybrid,
-                &["cpu/ID", "memory/own/x/ID", "unified/u/ID"][..],
-            ),
+            (r#"{}"#, &hybrid, &["cpu/ID", "memory/own/x/ID", "unified/u/ID"][..]),
             (
                 r#"{"cgroupsPath":"p//q/"}"#,
                 &hybrid,
                 &["cpu/p/q", "memory/own/x/p/q", "unified/u/p/q"],
             ),
-            (
-                r#"{"cgroupsPath":"/p/./q"}"#,
-                &hybrid,
-                &["cpu/p/q", "memory/p/q", "unified/p/q"],
-            ),
+            (r#"{"cgroupsPath":"/p/./q"}"#, &hybrid, &["cpu/p/q", "memory/p/q", "unified/p/q"]),
             (r#"{"cgroupsPath":"p"}"#, &v2, &["unified/a/p"]),
             (r#"{"cgroupsPath":""}"#, &root, &["unified/ID"]),
             (r#"{"cgroupsPath":"/a:b/c:d"}"#, &root, &["unified/a:b/c:d"]),
@@ -284,16 +238,8 @@ mod tests {
             (r#"{"cgroupsPath":"a.slice:b:c"}"#, &v2, "systemd"),
             (r#"{"cgroupsPath":":b:c"}"#, &v2, "systemd"),
             (r#"{"cgroupsPath":"/a\n"}"#, &v2, "control"),
-            (
-                r#"{"resources":{"pids":{"limit":1}}}"#,
-                &v1,
-                "linux.resources.pids.limit",
-            ),
-            (
-                r#"{"resources":{"unified":{"memory.max":"1"}}}"#,
-                &v1,
-                "unified",
-            ),
+            (r#"{"resources":{"pids":{"limit":1}}}"#, &v1, "linux.resources.pids.limit"),
+            (r#"{"resources":{"unified":{"memory.max":"1"}}}"#, &v1, "unified"),
             (r#"{}"#, &Layout::default(), "no cgroup hierarchy"),
         ] {
             let error = paths(json, layout).unwrap_err();

@@ -35,16 +35,9 @@ pub(crate) enum Value {
     /// Each line in a write of its own, as the kernel wants keyed files.
     Lines(String),
     /// A memory limit; with `check` one below the present use is refused.
-    Memory {
-        text: String,
-        limit: i64,
-        check: bool,
-    },
+    Memory { text: String, limit: i64, check: bool },
     /// `cpu.max`: what is `None` keeps the value that the file has.
-    CpuMax {
-        quota: Option<i64>,
-        period: Option<u64>,
-    },
+    CpuMax { quota: Option<i64>, period: Option<u64> },
     /// `memory.swap.max` from memory and swap together, less the file `memory.max`.
     SwapTotal(i64),
 }
@@ -85,11 +78,7 @@ pub(crate) fn knobs(
     version: &dyn Fn(&str) -> Option<Version>,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Knob>> {
-    let mut list = List {
-        version,
-        knobs: Vec::new(),
-        warnings,
-    };
+    let mut list = List { version, knobs: Vec::new(), warnings };
     if let Some(cpu) = resources.cpu() {
         list.cpu(cpu)?;
         list.cpuset(cpu)?;
@@ -99,12 +88,7 @@ pub(crate) fn knobs(
     }
     if let Some(pids) = resources.pids() {
         let limit = Value::Text(or_max(pids.limit()));
-        list.put(
-            "pids",
-            "pids.limit",
-            &[("pids.max", limit.clone())],
-            &[("pids.max", limit)],
-        )?;
+        list.put("pids", "pids.limit", &[("pids.max", limit.clone())], &[("pids.max", limit)])?;
     }
     if let Some(io) = resources.block_io() {
         list.block_io(io)?;
@@ -138,11 +122,7 @@ fn text(value: impl Display) -> Value {
 }
 
 fn or_max(value: i64) -> String {
-    if value < 0 {
-        "max".to_string()
-    } else {
-        value.to_string()
-    }
+    if value < 0 { "max".to_string() } else { value.to_string() }
 }
 
 /// Go engines send 0 for a field that was not given.
@@ -177,9 +157,7 @@ impl List<'_> {
     ) -> Result<()> {
         let missing = |reason: String| Err(Error::unsupported("set", path(field), reason));
         let Some(version) = (self.version)(controller) else {
-            return missing(format!(
-                "no cgroup hierarchy has the {controller} controller"
-            ));
+            return missing(format!("no cgroup hierarchy has the {controller} controller"));
         };
         let choices = if version == Version::V1 { v1 } else { v2 };
         if choices.is_empty() {
@@ -189,10 +167,7 @@ impl List<'_> {
             controller: controller.to_string(),
             version,
             field: path(field),
-            choices: choices
-                .iter()
-                .map(|(f, v)| (f.to_string(), v.clone()))
-                .collect(),
+            choices: choices.iter().map(|(f, v)| (f.to_string(), v.clone())).collect(),
             absent,
         });
         Ok(())
@@ -210,44 +185,20 @@ impl List<'_> {
         if let Some(shares) = given(cpu.shares()) {
             let weight = text(weight_of_shares(shares));
             let field = "cpu.shares";
-            self.put(
-                "cpu",
-                field,
-                &[("cpu.shares", text(shares))],
-                &[("cpu.weight", weight)],
-            )?;
+            self.put("cpu", field, &[("cpu.shares", text(shares))], &[("cpu.weight", weight)])?;
         }
         let (quota, period) = (given(cpu.quota()), given(cpu.period()));
         if self.is_v2("cpu") {
             if quota.is_some() || period.is_some() {
-                let field = if quota.is_some() {
-                    "cpu.quota"
-                } else {
-                    "cpu.period"
-                };
-                self.put(
-                    "cpu",
-                    field,
-                    &[],
-                    &[("cpu.max", Value::CpuMax { quota, period })],
-                )?;
+                let field = if quota.is_some() { "cpu.quota" } else { "cpu.period" };
+                self.put("cpu", field, &[], &[("cpu.max", Value::CpuMax { quota, period })])?;
             }
         } else {
             if let Some(period) = period {
-                self.put(
-                    "cpu",
-                    "cpu.period",
-                    &[("cpu.cfs_period_us", text(period))],
-                    &[],
-                )?;
+                self.put("cpu", "cpu.period", &[("cpu.cfs_period_us", text(period))], &[])?;
             }
             if let Some(quota) = quota {
-                self.put(
-                    "cpu",
-                    "cpu.quota",
-                    &[("cpu.cfs_quota_us", text(quota))],
-                    &[],
-                )?;
+                self.put("cpu", "cpu.quota", &[("cpu.cfs_quota_us", text(quota))], &[])?;
             }
         }
         if let Some(burst) = cpu.burst() {
@@ -258,20 +209,10 @@ impl List<'_> {
         // The kernel accepts a realtime budget only below a parent that has one. The parent belongs
         // to whoever made it, and giving it a budget takes time from the whole host.
         if let Some(period) = given(cpu.realtime_period()) {
-            self.put(
-                "cpu",
-                "cpu.realtimePeriod",
-                &[("cpu.rt_period_us", text(period))],
-                &[],
-            )?;
+            self.put("cpu", "cpu.realtimePeriod", &[("cpu.rt_period_us", text(period))], &[])?;
         }
         if let Some(runtime) = given(cpu.realtime_runtime()) {
-            self.put(
-                "cpu",
-                "cpu.realtimeRuntime",
-                &[("cpu.rt_runtime_us", text(runtime))],
-                &[],
-            )?;
+            self.put("cpu", "cpu.realtimeRuntime", &[("cpu.rt_runtime_us", text(runtime))], &[])?;
         }
         if let Some(idle) = cpu.idle() {
             let idle = [("cpu.idle", text(idle))];
@@ -308,12 +249,7 @@ impl List<'_> {
             let check = memory.check_before_update() == Some(true);
             let value = |text| Value::Memory { text, limit, check };
             let v1 = [("memory.limit_in_bytes", value(limit.to_string()))];
-            self.put(
-                "memory",
-                "memory.limit",
-                &v1,
-                &[("memory.max", value(or_max(limit)))],
-            )?;
+            self.put("memory", "memory.limit", &v1, &[("memory.max", value(or_max(limit)))])?;
         }
         // An unlimited memory limit is refused while the sum with swap is limited.
         let implied = swap.is_none() && limit == Some(-1);
@@ -330,11 +266,7 @@ impl List<'_> {
                 (_, Some(limit)) => text(swap - limit),
                 (_, None) => Value::SwapTotal(swap),
             };
-            let absent = if implied || swap < 0 {
-                Absent::Ignore
-            } else {
-                Absent::Warn
-            };
+            let absent = if implied || swap < 0 { Absent::Ignore } else { Absent::Warn };
             let v2 = [("memory.swap.max", v2)];
             self.put_absent("memory", "memory.swap", &v1, &v2, absent)?;
         }
@@ -352,25 +284,16 @@ impl List<'_> {
         let kernel = memory.kernel();
         for (field, value) in [("kernel", kernel), ("kernelTCP", memory.kernel_tcp())] {
             if given(value).is_some() {
-                self.warn(
-                    &format!("memory.{field}"),
-                    "is ignored: the kernel has no such limit",
-                );
+                self.warn(&format!("memory.{field}"), "is ignored: the kernel has no such limit");
             }
         }
         if memory.use_hierarchy() == Some(false) {
-            self.warn(
-                "memory.useHierarchy",
-                "is ignored: memory cgroups are hierarchical",
-            );
+            self.warn("memory.useHierarchy", "is ignored: memory cgroups are hierarchical");
         }
         let v2 = self.is_v2("memory");
         if let Some(swappiness) = memory.swappiness() {
             if v2 {
-                self.warn(
-                    "memory.swappiness",
-                    "is ignored: cgroup v2 has no such setting",
-                );
+                self.warn("memory.swappiness", "is ignored: cgroup v2 has no such setting");
             } else {
                 let v1 = [("memory.swappiness", text(swappiness))];
                 self.put("memory", "memory.swappiness", &v1, &[])?;
@@ -378,10 +301,7 @@ impl List<'_> {
         }
         if memory.disable_oom_killer() == Some(true) {
             if v2 {
-                self.warn(
-                    "memory.disableOOMKiller",
-                    "is ignored: cgroup v2 has no such setting",
-                );
+                self.warn("memory.disableOOMKiller", "is ignored: cgroup v2 has no such setting");
             } else {
                 let v1 = [("memory.oom_control", text(1))];
                 self.put("memory", "memory.disableOOMKiller", &v1, &[])?;
@@ -398,10 +318,7 @@ impl List<'_> {
         };
         let checked = |field: &str, weight: u16| match weight {
             10..=1000 => Ok(u64::from(weight)),
-            _ => Err(Error::invalid(
-                path(field),
-                format!("{weight} is not in 10 to 1000"),
-            )),
+            _ => Err(Error::invalid(path(field), format!("{weight} is not in 10 to 1000"))),
         };
         if let Some(weight) = given(io.weight()) {
             let field = "blockIO.weight";
@@ -420,49 +337,20 @@ impl List<'_> {
                 let line = |w: u64| text(format!("{}:{} {w}", device.major(), device.minor()));
                 let v1 =
                     ["blkio.bfq.weight_device", "blkio.weight_device"].map(|f| (f, line(weight)));
-                let v2 = [
-                    ("io.bfq.weight", line(weight)),
-                    ("io.weight", line(io_weight(weight))),
-                ];
+                let v2 = [("io.bfq.weight", line(weight)), ("io.weight", line(io_weight(weight)))];
                 self.put(controller, &field, &v1, &v2)?;
             }
         }
-        let leaf_device = io
-            .weight_device()
-            .iter()
-            .flatten()
-            .any(|d| given(d.leaf_weight()).is_some());
+        let leaf_device =
+            io.weight_device().iter().flatten().any(|d| given(d.leaf_weight()).is_some());
         if given(io.leaf_weight()).is_some() || leaf_device {
-            self.warn(
-                "blockIO.leafWeight",
-                "is ignored: no supported kernel has leaf weights",
-            );
+            self.warn("blockIO.leafWeight", "is ignored: no supported kernel has leaf weights");
         }
         for (field, devices, v1, v2) in [
-            (
-                "throttleReadBpsDevice",
-                io.throttle_read_bps_device(),
-                "read_bps",
-                "rbps",
-            ),
-            (
-                "throttleWriteBpsDevice",
-                io.throttle_write_bps_device(),
-                "write_bps",
-                "wbps",
-            ),
-            (
-                "throttleReadIOPSDevice",
-                io.throttle_read_iops_device(),
-                "read_iops",
-                "riops",
-            ),
-            (
-                "throttleWriteIOPSDevice",
-                io.throttle_write_iops_device(),
-                "write_iops",
-                "wiops",
-            ),
+            ("throttleReadBpsDevice", io.throttle_read_bps_device(), "read_bps", "rbps"),
+            ("throttleWriteBpsDevice", io.throttle_write_bps_device(), "write_bps", "wbps"),
+            ("throttleReadIOPSDevice", io.throttle_read_iops_device(), "read_iops", "riops"),
+            ("throttleWriteIOPSDevice", io.throttle_write_iops_device(), "write_iops", "wiops"),
         ] {
             for (i, device) in devices.iter().flatten().enumerate() {
                 self.throttle(controller, &format!("blockIO.{field}[{i}]"), device, v1, v2)?;
@@ -481,11 +369,7 @@ impl List<'_> {
     ) -> Result<()> {
         let (major, minor, rate) = (device.major(), device.minor(), device.rate());
         // A rate of 0 lifts the limit in v1; v2 spells that out.
-        let limit = if rate == 0 {
-            "max".to_string()
-        } else {
-            rate.to_string()
-        };
+        let limit = if rate == 0 { "max".to_string() } else { rate.to_string() };
         let file = format!("blkio.throttle.{v1}_device");
         self.put(
             controller,
@@ -514,25 +398,14 @@ impl List<'_> {
             let v1 = format!("hugetlb.{size}.{part}limit_in_bytes");
             let v2 = format!("hugetlb.{size}.{part}max");
             let value = (text(limit.limit()), text(or_max(limit.limit())));
-            self.put_absent(
-                "hugetlb",
-                &field,
-                &[(&v1, value.0)],
-                &[(&v2, value.1)],
-                absent,
-            )?;
+            self.put_absent("hugetlb", &field, &[(&v1, value.0)], &[(&v2, value.1)], absent)?;
         }
         Ok(())
     }
 
     fn network(&mut self, network: &LinuxNetwork) -> Result<()> {
         if let Some(class) = given(network.class_id()) {
-            self.put(
-                "net_cls",
-                "network.classID",
-                &[("net_cls.classid", text(class))],
-                &[],
-            )?;
+            self.put("net_cls", "network.classID", &[("net_cls.classid", text(class))], &[])?;
         }
         for (i, priority) in network.priorities().iter().flatten().enumerate() {
             let line = text(format!("{} {}", priority.name(), priority.priority()));
@@ -544,10 +417,9 @@ impl List<'_> {
 
     fn rdma(&mut self, device: &str, limit: &LinuxRdma) -> Result<()> {
         let mut line = device.to_string();
-        for (key, value) in [
-            ("hca_handle", limit.hca_handles()),
-            ("hca_object", limit.hca_objects()),
-        ] {
+        for (key, value) in
+            [("hca_handle", limit.hca_handles()), ("hca_object", limit.hca_objects())]
+        {
             if let Some(value) = value {
                 line.push_str(&format!(" {key}={value}"));
             }
@@ -572,11 +444,7 @@ impl List<'_> {
         match (self.version)(controller) {
             Some(Version::V2) => {}
             Some(Version::V1) => {
-                return Err(Error::unsupported(
-                    "set",
-                    field,
-                    "the controller is in cgroup v1",
-                ));
+                return Err(Error::unsupported("set", field, "the controller is in cgroup v1"));
             }
             None => {
                 let reason = format!("there is no controller {controller} in cgroup v2");
@@ -618,10 +486,7 @@ fn io_weight(weight: u64) -> u64 {
 /// The text for `cpu.max`, given what the file holds.
 pub(super) fn cpu_max(quota: Option<i64>, period: Option<u64>, current: &str) -> String {
     let mut words = current.split_whitespace();
-    let (old_quota, old_period) = (
-        words.next().unwrap_or("max"),
-        words.next().unwrap_or("100000"),
-    );
+    let (old_quota, old_period) = (words.next().unwrap_or("max"), words.next().unwrap_or("100000"));
     let quota = quota.map_or(old_quota.to_string(), or_max);
     let period = period.map_or(old_period.to_string(), |p| p.to_string());
     format!("{quota} {period}")
@@ -651,19 +516,11 @@ mod tests {
         let mut warnings = Vec::new();
         // v1 knows blkio, v2 calls it io.
         let find = |controller: &str| {
-            let other = if version == Some(Version::V1) {
-                "io"
-            } else {
-                "blkio"
-            };
+            let other = if version == Some(Version::V1) { "io" } else { "blkio" };
             version.filter(|_| controller != other)
         };
         let list = knobs(&resources, &find, &mut warnings).map_err(|e| e.to_string())?;
-        Ok(list
-            .iter()
-            .map(shown)
-            .chain(warnings.into_iter().map(|w| format!("W {w}")))
-            .collect())
+        Ok(list.iter().map(shown).chain(warnings.into_iter().map(|w| format!("W {w}"))).collect())
     }
 
     #[track_caller]
@@ -674,11 +531,7 @@ mod tests {
 
     #[test]
     fn values() {
-        both(
-            r#"{"cpu":{"shares":1024}}"#,
-            &["cpu.shares=1024"],
-            &["cpu.weight=100"],
-        );
+        both(r#"{"cpu":{"shares":1024}}"#, &["cpu.shares=1024"], &["cpu.weight=100"]);
         both(
             r#"{"cpu":{"quota":-1,"period":50000}}"#,
             &["cpu.cfs_period_us=50000", "cpu.cfs_quota_us=-1"],
@@ -713,42 +566,25 @@ mod tests {
             &["memory.limit_in_bytes=7", "memory.memsw.limit_in_bytes=7"],
             &["memory.max=7", "memory.swap.max=0"],
         );
-        both(
-            r#"{"memory":{"limit":0,"swap":0,"disableOOMKiller":false}}"#,
-            &[],
-            &[],
-        );
+        both(r#"{"memory":{"limit":0,"swap":0,"disableOOMKiller":false}}"#, &[], &[]);
         both(r#"{"pids":{"limit":0}}"#, &["pids.max=0"], &["pids.max=0"]);
-        both(
-            r#"{"pids":{"limit":-1}}"#,
-            &["pids.max=max"],
-            &["pids.max=max"],
-        );
+        both(r#"{"pids":{"limit":-1}}"#, &["pids.max=max"], &["pids.max=max"]);
         both(
             r#"{"blockIO":{"weight":1000,"weightDevice":[{"major":8,"minor":0,"weight":10}]}}"#,
             &[
                 "blkio.bfq.weight=1000|blkio.weight=1000",
                 "blkio.bfq.weight_device=8:0 10|blkio.weight_device=8:0 10",
             ],
-            &[
-                "io.bfq.weight=1000|io.weight=default 10000",
-                "io.bfq.weight=8:0 10|io.weight=8:0 1",
-            ],
+            &["io.bfq.weight=1000|io.weight=default 10000", "io.bfq.weight=8:0 10|io.weight=8:0 1"],
         );
         both(
             r#"{"blockIO":{"throttleReadBpsDevice":[{"major":8,"minor":1,"rate":9}],"throttleWriteIOPSDevice":[{"major":8,"minor":1,"rate":0}]}}"#,
-            &[
-                "blkio.throttle.read_bps_device=8:1 9",
-                "blkio.throttle.write_iops_device=8:1 0",
-            ],
+            &["blkio.throttle.read_bps_device=8:1 9", "blkio.throttle.write_iops_device=8:1 0"],
             &["io.max=8:1 rbps=9", "io.max=8:1 wiops=max"],
         );
         both(
             r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4096}]}"#,
-            &[
-                "hugetlb.2MB.rsvd.limit_in_bytes=4096",
-                "hugetlb.2MB.limit_in_bytes=4096",
-            ],
+            &["hugetlb.2MB.rsvd.limit_in_bytes=4096", "hugetlb.2MB.limit_in_bytes=4096"],
             &["hugetlb.2MB.rsvd.max=4096", "hugetlb.2MB.max=4096"],
         );
         both(
@@ -766,94 +602,34 @@ mod tests {
             r#"{"memory":{"swappiness":0,"disableOOMKiller":true,"kernel":5,"useHierarchy":true}}"#,
         );
         let kernel = format!("{ignored}kernel is ignored: the kernel has no such limit");
-        assert_eq!(
-            v1.unwrap(),
-            ["memory.swappiness=0", "memory.oom_control=1", &kernel]
-        );
-        let v2 = on(
-            Some(Version::V2),
-            r#"{"memory":{"swappiness":0,"disableOOMKiller":true}}"#,
-        );
+        assert_eq!(v1.unwrap(), ["memory.swappiness=0", "memory.oom_control=1", &kernel]);
+        let v2 = on(Some(Version::V2), r#"{"memory":{"swappiness":0,"disableOOMKiller":true}}"#);
         assert!(v2.unwrap().iter().all(|w| w.starts_with(ignored)));
         let rt = r#"{"cpu":{"realtimePeriod":1000000,"realtimeRuntime":950000}}"#;
         let files = ["cpu.rt_period_us=1000000", "cpu.rt_runtime_us=950000"];
         assert_eq!(on(Some(Version::V1), rt).unwrap(), files);
         let error = on(Some(Version::V2), rt).unwrap_err();
-        assert!(
-            error.contains("linux.resources.cpu.realtimePeriod: cgroup v2 has no"),
-            "{error}"
-        );
+        assert!(error.contains("linux.resources.cpu.realtimePeriod: cgroup v2 has no"), "{error}");
         let unified = r#"{"unified":{"memory.high":"5","cpu.max":"1 2\n"}}"#;
-        assert_eq!(
-            on(Some(Version::V2), unified).unwrap(),
-            ["cpu.max=1 2\n", "memory.high=5"]
-        );
+        assert_eq!(on(Some(Version::V2), unified).unwrap(), ["cpu.max=1 2\n", "memory.high=5"]);
         assert!(on(Some(Version::V1), unified).is_err());
     }
 
     #[test]
     fn refused() {
         for (version, json, part) in [
-            (
-                None,
-                r#"{"memory":{"limit":5}}"#,
-                "linux.resources.memory.limit: no cgroup",
-            ),
-            (
-                None,
-                r#"{"pids":{"limit":5}}"#,
-                "linux.resources.pids.limit",
-            ),
-            (
-                Some(Version::V1),
-                r#"{"memory":{"limit":5,"swap":4}}"#,
-                "memory.swap",
-            ),
-            (
-                Some(Version::V2),
-                r#"{"memory":{"limit":-1,"swap":4}}"#,
-                "needs a memory limit",
-            ),
-            (
-                Some(Version::V2),
-                r#"{"blockIO":{"weight":9}}"#,
-                "blockIO.weight: 9",
-            ),
-            (
-                Some(Version::V2),
-                r#"{"network":{"classID":9}}"#,
-                "network.classID",
-            ),
-            (
-                Some(Version::V2),
-                r#"{"unified":{"../memory.max":"1"}}"#,
-                "unified",
-            ),
-            (
-                Some(Version::V2),
-                r#"{"unified":{"memory/x.max":"1"}}"#,
-                "not a file name",
-            ),
-            (
-                Some(Version::V2),
-                r#"{"unified":{"cgroup.procs":"1"}}"#,
-                "not a setting",
-            ),
-            (
-                Some(Version::V2),
-                r#"{"unified":{"memory":"1"}}"#,
-                "CONTROLLER",
-            ),
-            (
-                Some(Version::V1),
-                r#"{"hugepageLimits":[{"pageSize":"../2MB","limit":1}]}"#,
-                "size",
-            ),
-            (
-                Some(Version::V1),
-                r#"{"hugepageLimits":[{"pageSize":"MB","limit":1}]}"#,
-                "size",
-            ),
+            (None, r#"{"memory":{"limit":5}}"#, "linux.resources.memory.limit: no cgroup"),
+            (None, r#"{"pids":{"limit":5}}"#, "linux.resources.pids.limit"),
+            (Some(Version::V1), r#"{"memory":{"limit":5,"swap":4}}"#, "memory.swap"),
+            (Some(Version::V2), r#"{"memory":{"limit":-1,"swap":4}}"#, "needs a memory limit"),
+            (Some(Version::V2), r#"{"blockIO":{"weight":9}}"#, "blockIO.weight: 9"),
+            (Some(Version::V2), r#"{"network":{"classID":9}}"#, "network.classID"),
+            (Some(Version::V2), r#"{"unified":{"../memory.max":"1"}}"#, "unified"),
+            (Some(Version::V2), r#"{"unified":{"memory/x.max":"1"}}"#, "not a file name"),
+            (Some(Version::V2), r#"{"unified":{"cgroup.procs":"1"}}"#, "not a setting"),
+            (Some(Version::V2), r#"{"unified":{"memory":"1"}}"#, "CONTROLLER"),
+            (Some(Version::V1), r#"{"hugepageLimits":[{"pageSize":"../2MB","limit":1}]}"#, "size"),
+            (Some(Version::V1), r#"{"hugepageLimits":[{"pageSize":"MB","limit":1}]}"#, "size"),
         ] {
             let error = on(version, json).unwrap_err();
             assert!(error.contains(part), "{json}: {error}");
@@ -862,21 +638,13 @@ mod tests {
 
     #[test]
     fn shares_to_weight() {
-        let table = [
-            (1, 1),
-            (2, 1),
-            (1024, 100),
-            (262_144, 10_000),
-            (1 << 40, 10_000),
-            (4096, 303),
-        ];
+        let table =
+            [(1, 1), (2, 1), (1024, 100), (262_144, 10_000), (1 << 40, 10_000), (4096, 303)];
         for (shares, weight) in table {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");
         }
         assert!(
-            (2..262_144)
-                .step_by(997)
-                .all(|s| weight_of_shares(s) <= weight_of_shares(s + 997))
+            (2..262_144).step_by(997).all(|s| weight_of_shares(s) <= weight_of_shares(s + 997))
         );
     }
 

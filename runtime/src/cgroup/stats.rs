@@ -230,11 +230,14 @@ pub struct Stall {
 const USER_HZ: u64 = 100;
 const SECOND: u64 = 1_000_000_000;
 
+/// Fills in the figures of one controller.
+type Reader = fn(&Group, &mut Stats);
+
 impl Cgroup {
     /// The figures of this cgroup.
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
-        let v1: [(&str, fn(&Group, &mut Stats)); 6] = [
+        let v1: [(&str, Reader); 6] = [
             ("cpu", throttling_v1),
             ("cpuacct", cpu_v1),
             ("cpuset", cpuset_v1),
@@ -314,9 +317,7 @@ fn cpu_v1(group: &Group, stats: &mut Stats) {
 }
 
 fn numbers(text: &str) -> Vec<u64> {
-    text.split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .collect()
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 fn cpu_v2(group: &Group, stats: &mut Stats) {
@@ -424,18 +425,9 @@ fn pids(group: &Group, stats: &mut Stats) {
 /// The first kind of file that has anything: the BFQ scheduler's, then those of throttling.
 fn block_io_v1(group: &Group, stats: &mut Stats) {
     for [bytes, serviced] in [
-        [
-            "blkio.bfq.io_service_bytes_recursive",
-            "blkio.bfq.io_serviced_recursive",
-        ],
-        [
-            "blkio.throttle.io_service_bytes_recursive",
-            "blkio.throttle.io_serviced_recursive",
-        ],
-        [
-            "blkio.throttle.io_service_bytes",
-            "blkio.throttle.io_serviced",
-        ],
+        ["blkio.bfq.io_service_bytes_recursive", "blkio.bfq.io_serviced_recursive"],
+        ["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"],
+        ["blkio.throttle.io_service_bytes", "blkio.throttle.io_serviced"],
     ] {
         let entries = block_io_lines(&text(group, serviced));
         if !entries.is_empty() {
@@ -484,12 +476,7 @@ fn io_stat(text: &str, io: &mut BlockIo) {
                 _ => continue,
             };
             let value = value.parse().unwrap_or_default();
-            table.push(BlockIoEntry {
-                major,
-                minor,
-                op: op.to_string(),
-                value,
-            });
+            table.push(BlockIoEntry { major, minor, op: op.to_string(), value });
         }
     }
 }
@@ -502,10 +489,7 @@ fn hugetlb(group: &Group) -> BTreeMap<String, HugePages> {
     };
     let sizes = sizes.filter_map(|entry| {
         let name = entry.ok()?.file_name();
-        let kib = name
-            .to_str()?
-            .strip_prefix("hugepages-")?
-            .strip_suffix("kB")?;
+        let kib = name.to_str()?.strip_prefix("hugepages-")?.strip_suffix("kB")?;
         kib.parse::<u64>().ok().map(page_size)
     });
     let pages = |size: String| {
@@ -517,19 +501,8 @@ fn hugetlb(group: &Group) -> BTreeMap<String, HugePages> {
         } else {
             take(&keyed(&text(group, &file("events"))), "max")
         };
-        let max = if v1 {
-            number(group, &file("max_usage_in_bytes"))
-        } else {
-            0
-        };
-        Some((
-            size,
-            HugePages {
-                usage,
-                max,
-                failcnt,
-            },
-        ))
+        let max = if v1 { number(group, &file("max_usage_in_bytes")) } else { 0 };
+        Some((size, HugePages { usage, max, failcnt }))
     };
     sizes.filter_map(pages).collect()
 }
@@ -579,52 +552,29 @@ mod tests {
             r#"{{"cpu":{{"usage":{{"kernel":0,"user":0}},"throttling":{{}}}},"cpuset":{cpuset},"memory":{memory},"pids":{{}},"blkio":{{}},"hugetlb":{{}},"intel_rdt":{{}},"network_interfaces":null}}"#
         );
         assert_eq!(serde_json::to_string(&Stats::default()).unwrap(), expected);
-        let queue = BlockIo {
-            io_queued_recursive: vec![BlockIoEntry::default()],
-            ..BlockIo::default()
-        };
-        assert_eq!(
-            serde_json::to_string(&queue).unwrap(),
-            r#"{"ioQueueRecursive":[{}]}"#
-        );
-        let huge = HugePages {
-            usage: 1,
-            ..HugePages::default()
-        };
-        assert_eq!(
-            serde_json::to_string(&huge).unwrap(),
-            r#"{"usage":1,"failcnt":0}"#
-        );
+        let queue =
+            BlockIo { io_queued_recursive: vec![BlockIoEntry::default()], ..BlockIo::default() };
+        assert_eq!(serde_json::to_string(&queue).unwrap(), r#"{"ioQueueRecursive":[{}]}"#);
+        let huge = HugePages { usage: 1, ..HugePages::default() };
+        assert_eq!(serde_json::to_string(&huge).unwrap(), r#"{"usage":1,"failcnt":0}"#);
     }
 
     #[test]
     fn parsers() {
         assert_eq!(ranges("0-2,7\n"), [0, 1, 2, 7]);
         assert!(ranges("\n").is_empty());
-        assert_eq!(
-            [64, 2048, 1 << 20, 16 << 20].map(page_size),
-            ["64KB", "2MB", "1GB", "16GB"]
-        );
+        assert_eq!([64, 2048, 1 << 20, 16 << 20].map(page_size), ["64KB", "2MB", "1GB", "16GB"]);
         let lines = block_io_lines("8:0 Read 12\n8:0 Write 0\nTotal 12\n");
         let shown = serde_json::to_string(&lines).unwrap();
-        assert_eq!(
-            shown,
-            r#"[{"major":8,"op":"Read","value":12},{"major":8,"op":"Write"}]"#
-        );
+        assert_eq!(shown, r#"[{"major":8,"op":"Read","value":12},{"major":8,"op":"Write"}]"#);
         let mut io = BlockIo::default();
         io_stat("254:1 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5\n", &mut io);
         assert_eq!(
-            (
-                io.io_service_bytes_recursive.len(),
-                io.io_serviced_recursive[1].value
-            ),
+            (io.io_service_bytes_recursive.len(), io.io_serviced_recursive[1].value),
             (2, 4)
         );
         let psi = pressure("some avg10=0.50 avg60=0.00 avg300=1.25 total=7\n").unwrap();
-        assert_eq!(
-            (psi.some.avg10, psi.some.avg300, psi.some.total),
-            (0.5, 1.25, 7)
-        );
+        assert_eq!((psi.some.avg10, psi.some.avg300, psi.some.total), (0.5, 1.25, 7));
         assert!(pressure("").is_none());
     }
 }

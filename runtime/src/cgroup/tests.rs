@@ -33,10 +33,7 @@ impl Drop for Test {
 fn planned(resources: &str) -> (PathBuf, Plan) {
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let top = PathBuf::from(format!("/bulkhead-test-{}-{n}", std::process::id()));
-    let text = format!(
-        r#"{{"cgroupsPath":"{}/inner","resources":{resources}}}"#,
-        top.display()
-    );
+    let text = format!(r#"{{"cgroupsPath":"{}/inner","resources":{resources}}}"#, top.display());
     let linux: Linux = serde_json::from_str(&text).unwrap();
     let layout = layout::Layout::detect().unwrap();
     let plan = plan(&linux, "id", &layout, Permission::Required, &mut Vec::new()).unwrap();
@@ -104,10 +101,7 @@ fn limits_are_written_and_everything_goes_away() {
         let mems = test.file(("cpuset", "cpuset.mems"), "");
         assert!(!mems.is_empty(), "memory nodes are inherited");
         let devices = test.file(("devices", "devices.list"), "");
-        assert!(
-            devices.contains("c 1:3 rwm") && !devices.contains("a *:* rwm"),
-            "{devices}"
-        );
+        assert!(devices.contains("c 1:3 rwm") && !devices.contains("a *:* rwm"), "{devices}");
     }
     let recorded = test.cgroup.recorded();
     let text = serde_json::to_string(&recorded).unwrap();
@@ -131,10 +125,7 @@ fn one_mebibyte_starts() {
 fn a_failed_create_leaves_nothing_of_its_own() {
     let (_, plan) = planned(r#"{"cpu":{"cpus":"99999"}}"#);
     let error = plan.create(&mut Vec::new()).unwrap_err().to_string();
-    assert!(
-        error.starts_with("set linux.resources.cpu.cpus (cpuset.cpus \"99999\")"),
-        "{error}"
-    );
+    assert!(error.starts_with("set linux.resources.cpu.cpus (cpuset.cpus \"99999\")"), "{error}");
     for path in plan.paths() {
         assert!(!path.parent().unwrap().exists(), "{path:?}");
     }
@@ -171,11 +162,7 @@ fn members_are_found_verified_and_killed() {
     let pid = child.id() as i32;
     test.cgroup.verify(pid).unwrap();
     assert_eq!(test.cgroup.pids().unwrap(), [pid]);
-    let outside = test
-        .cgroup
-        .verify(std::process::id() as i32)
-        .unwrap_err()
-        .to_string();
+    let outside = test.cgroup.verify(std::process::id() as i32).unwrap_err().to_string();
     assert!(outside.contains("instead"), "{outside}");
     test.cgroup.kill(libc::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
@@ -195,12 +182,8 @@ fn processes_in_sub_cgroups_and_one_hierarchy_only() {
         if group.at.controllers.iter().any(|c| c == "cpuset") {
             let below = PathBuf::from("inner/a/b");
             let relative = test.top.strip_prefix("/").unwrap().join(below);
-            v1::inherit_cpuset(
-                &open_path(&group.at.mount_point).unwrap(),
-                &relative,
-                &|_| false,
-            )
-            .unwrap();
+            v1::inherit_cpuset(&open_path(&group.at.mount_point).unwrap(), &relative, &|_| false)
+                .unwrap();
         }
         std::fs::write(deep.join("cgroup.procs"), nested.id().to_string()).unwrap();
         if i == test.cgroup.groups.len() - 1 {
@@ -239,10 +222,7 @@ fn freeze_thaw_and_kill_while_frozen() {
     test.cgroup.freeze().unwrap();
     assert!(test.cgroup.is_frozen().unwrap());
     test.cgroup.kill(libc::SIGTERM).unwrap();
-    assert!(
-        test.cgroup.is_frozen().unwrap(),
-        "a paused container stays paused"
-    );
+    assert!(test.cgroup.is_frozen().unwrap(), "a paused container stays paused");
     test.cgroup.thaw().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
 
@@ -291,8 +271,7 @@ fn the_device_program_on_any_cgroup2() {
 }
 
 fn update(test: &Test, json: &str) -> Result<()> {
-    test.cgroup
-        .update(&serde_json::from_str(json).unwrap(), &mut Vec::new())
+    test.cgroup.update(&serde_json::from_str(json).unwrap(), &mut Vec::new())
 }
 
 #[test]
@@ -317,11 +296,8 @@ fn updates_keep_what_is_not_given() {
     update(&test, r#"{"cpu":{"quota":-1}}"#).unwrap();
     assert_eq!(cpu(&test), unlimited);
     // Larger and smaller, where each must be written first in turn.
-    for (limit, swap) in [
-        (256u64 << 20, 512u64 << 20),
-        (16 << 20, 32 << 20),
-        (64 << 20, 64 << 20),
-    ] {
+    for (limit, swap) in [(256u64 << 20, 512u64 << 20), (16 << 20, 32 << 20), (64 << 20, 64 << 20)]
+    {
         let json = format!(r#"{{"memory":{{"limit":{limit},"swap":{swap}}}}}"#);
         update(&test, &json).unwrap();
         let shown = test.file(("memory", "memory.limit_in_bytes"), "memory.max");
@@ -332,9 +308,7 @@ fn updates_keep_what_is_not_given() {
     update(&test, r#"{"memory":{"limit":-1}}"#).unwrap();
     update(&test, r#"{"pids":{"limit":0},"cpu":{"shares":512}}"#).unwrap();
     assert_eq!(test.file(("pids", "pids.max"), "pids.max"), "0");
-    let error = update(&test, r#"{"cpu":{"cpus":"77777"}}"#)
-        .unwrap_err()
-        .to_string();
+    let error = update(&test, r#"{"cpu":{"cpus":"77777"}}"#).unwrap_err().to_string();
     assert!(error.contains("cpuset.cpus \"77777\""), "{error}");
 }
 
@@ -369,10 +343,7 @@ fn figures() {
             break stats;
         }
     };
-    assert_eq!(
-        (stats.pids.limit, stats.memory.usage.limit),
-        (9, 67_108_864)
-    );
+    assert_eq!((stats.pids.limit, stats.memory.usage.limit), (9, 67_108_864));
     assert!(
         stats.pids.current >= 1 && stats.memory.usage.usage > 0 && !stats.memory.raw.is_empty()
     );
@@ -405,13 +376,10 @@ fn kills_for_lack_of_memory_are_seen() {
 
 /// Whether a thread of this process waits in poll(2).
 fn watching() -> bool {
-    std::fs::read_dir("/proc/self/task")
-        .unwrap()
-        .flatten()
-        .any(|task| {
-            let text = std::fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
-            text.starts_with(&format!("{} ", libc::SYS_poll))
-        })
+    std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|task| {
+        let text = std::fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
+        text.starts_with(&format!("{} ", libc::SYS_poll))
+    })
 }
 
 #[test]
@@ -419,26 +387,17 @@ fn sub_cgroups_stay_inside() {
     let test = make("{}");
     let cgroup = Cgroup::open(&test.cgroup.recorded()).unwrap();
     for bad in ["..", "a/../../x", "/../x"] {
-        assert!(
-            cgroup.sub(&[(vec![], PathBuf::from(bad))]).is_err(),
-            "{bad}"
-        );
+        assert!(cgroup.sub(&[(vec![], PathBuf::from(bad))]).is_err(), "{bad}");
     }
     assert!(cgroup.sub(&[(vec![], PathBuf::from("missing"))]).is_err());
-    assert!(
-        cgroup
-            .sub(&[(vec!["nothing".to_string()], PathBuf::from(""))])
-            .is_err()
-    );
+    assert!(cgroup.sub(&[(vec!["nothing".to_string()], PathBuf::from(""))]).is_err());
     for group in &cgroup.groups {
         std::fs::create_dir(group.at.path.join("s")).unwrap();
     }
     let all = cgroup.sub(&[(vec![], PathBuf::from("/s"))]).unwrap();
     assert!(all.groups.iter().all(|g| g.at.path.ends_with("inner/s")));
     if cgroup.v1("pids").is_some() {
-        let one = cgroup
-            .sub(&[(vec!["pids".to_string()], PathBuf::from("s"))])
-            .unwrap();
+        let one = cgroup.sub(&[(vec!["pids".to_string()], PathBuf::from("s"))]).unwrap();
         assert!(one.v1("pids").unwrap().at.path.ends_with("inner/s"));
         assert!(one.v1("cpu").unwrap().at.path.ends_with("inner"));
     }
@@ -460,10 +419,7 @@ fn a_process_joins_by_descriptors() {
     let test = make("{}");
     let status = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "cgroup::tests::a_process_joins_by_descriptors"])
-        .env(
-            JOIN,
-            serde_json::to_string(&test.cgroup.recorded()).unwrap(),
-        )
+        .env(JOIN, serde_json::to_string(&test.cgroup.recorded()).unwrap())
         .stdout(Stdio::null())
         .status()
         .unwrap();
@@ -474,10 +430,7 @@ fn a_process_joins_by_descriptors() {
 fn a_cgroup_that_is_gone_is_not_joined() {
     let (_, plan) = planned("{}");
     let mut cgroup = Cgroup::open(&plan.recorded()).unwrap();
-    assert_eq!(
-        cgroup.prepare_join().unwrap_err().kind(),
-        ErrorKind::WrongState
-    );
+    assert_eq!(cgroup.prepare_join().unwrap_err().kind(), ErrorKind::WrongState);
     cgroup.kill(libc::SIGKILL).unwrap();
     cgroup.delete().unwrap();
 }
@@ -499,10 +452,7 @@ fn recorded_paths_are_checked() {
         group("/sys/fs/cgroup/unified/a", &["/etc"]),
         group("/sys/fs/cgroup/unified/a/b", &["/sys/fs/cgroup/unified/c"]),
     ] {
-        assert!(
-            Cgroup::open(&Recorded(vec![bad.clone()])).is_err(),
-            "{bad:?}"
-        );
+        assert!(Cgroup::open(&Recorded(vec![bad.clone()])).is_err(), "{bad:?}");
         assert!(Recorded(vec![bad.clone()]).delete().is_err(), "{bad:?}");
     }
 }
@@ -510,10 +460,7 @@ fn recorded_paths_are_checked() {
 #[test]
 fn no_births_at_a_pids_limit_of_zero() {
     let test = make(r#"{"pids":{"limit":0}}"#);
-    assert_eq!(
-        test.cgroup.clone_target().is_some(),
-        test.cgroup.v1("pids").is_some()
-    );
+    assert_eq!(test.cgroup.clone_target().is_some(), test.cgroup.v1("pids").is_some());
     let mut child = test.run("exit 3");
     assert_eq!(child.wait().unwrap().code(), Some(3));
 }
@@ -558,20 +505,14 @@ fn an_ordinary_user_goes_without_unless_limits_are_asked_for() {
     let cgroup = plan.create(&mut warnings).unwrap();
     assert!(cgroup.is_empty() && cgroup.clone_target().is_none());
     assert_eq!(warnings.len(), plan.paths().len());
-    assert!(
-        warnings.iter().any(|w| w.contains("devices")),
-        "{warnings:?}"
-    );
+    assert!(warnings.iter().any(|w| w.contains("devices")), "{warnings:?}");
     cgroup.join().unwrap();
     cgroup.kill(libc::SIGKILL).unwrap();
     cgroup.delete().unwrap();
     let (_, mut plan) = planned(r#"{"memory":{"limit":4096}}"#);
     plan.permission = Permission::Tolerated;
     let error = plan.create(&mut Vec::new()).unwrap_err().to_string();
-    assert!(
-        error.starts_with("set linux.resources.memory.limit: no cgroup: "),
-        "{error}"
-    );
+    assert!(error.starts_with("set linux.resources.memory.limit: no cgroup: "), "{error}");
 }
 
 #[test]
@@ -609,8 +550,5 @@ fn unified_settings() {
     assert_eq!(test.file(("", ""), "cgroup.max.depth"), "3");
     let (_, plan) = planned(r#"{"unified":{"memory.nonsense":"1"}}"#);
     let error = plan.create(&mut Vec::new()).unwrap_err().to_string();
-    assert!(
-        error.contains("the kernel has no memory.nonsense"),
-        "{error}"
-    );
+    assert!(error.contains("the kernel has no memory.nonsense"), "{error}");
 }

@@ -24,11 +24,7 @@ pub(super) fn inherit_cpuset(
 ) -> Result<()> {
     for names in FILES {
         let skip = set_later(names[0]);
-        let from = if skip {
-            relative.parent().unwrap_or(relative)
-        } else {
-            relative
-        };
+        let from = if skip { relative.parent().unwrap_or(relative) } else { relative };
         fill(mount, from, names).context("inherit cpuset of", quote(relative))?;
     }
     Ok(())

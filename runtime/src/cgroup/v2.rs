@@ -37,10 +37,7 @@ pub(super) fn enable(
         present = words(leaf, "cgroup.controllers").context("read controllers of", at())?;
     }
     let core = |k: &Knob| k.controller == "cgroup" || !all.contains(&k.controller) && is_core(k);
-    match knobs
-        .iter()
-        .find(|k| !present.contains(&k.controller) && !core(k))
-    {
+    match knobs.iter().find(|k| !present.contains(&k.controller) && !core(k)) {
         None => Ok(()),
         Some(k) if !all.contains(&k.controller) => Err(Error::unsupported(
             "set",
@@ -62,9 +59,7 @@ pub(super) fn enable(
 
 /// Pressure files need no controller.
 fn is_core(knob: &Knob) -> bool {
-    knob.choices
-        .iter()
-        .all(|(file, _)| file.ends_with(".pressure"))
+    knob.choices.iter().all(|(file, _)| file.ends_with(".pressure"))
 }
 
 /// Writes `cgroup.subtree_control` of every directory above the last. Returns the
@@ -80,23 +75,30 @@ fn pass_down(
         let dir = open_dir(mount, path)?;
         let has = words(&dir, "cgroup.subtree_control")?;
         let add: Vec<String> = wanted.difference(&has).map(|c| format!("+{c}")).collect();
-        if add.is_empty() || knob::put(&dir, "cgroup.subtree_control", &add.join(" ")).is_ok() {
+        if add.is_empty() {
             continue;
         }
-        // One refused controller refuses the whole line.
-        for controller in add {
-            if let Err(failure) = knob::put(&dir, "cgroup.subtree_control", &controller)
-                && failure.errno != Errno::ENOENT
-            {
-                let why = match failure.errno {
-                    Errno::EBUSY => " (it holds processes)",
-                    _ => "",
-                };
-                let text = format!(
-                    ": write cgroup.subtree_control of {}{why}: {failure}",
-                    quote(path)
-                );
-                refusals.entry(controller[1..].to_string()).or_insert(text);
+        let mut refuse = |controller: &str, why: &str, failure: Failure| {
+            let text = format!(": write cgroup.subtree_control of {}{why}: {failure}", quote(path));
+            refusals.entry(controller[1..].to_string()).or_insert(text);
+        };
+        match knob::put(&dir, "cgroup.subtree_control", &add.join(" ")) {
+            Ok(()) => {}
+            // Alone, a controller that can be threaded would be accepted, and would turn this
+            // directory, which is not ours, into the root of a threaded tree.
+            Err(failure) if failure.errno == Errno::EBUSY => {
+                add.iter().for_each(|c| refuse(c, " (it holds processes)", failure));
+            }
+            // One refused controller refuses the whole line.
+            Err(_) => {
+                for controller in &add {
+                    match knob::put(&dir, "cgroup.subtree_control", controller) {
+                        Err(failure) if failure.errno != Errno::ENOENT => {
+                            refuse(controller, "", failure);
+                        }
+                        _ => {}
+                    }
+                }
             }
         }
     }
@@ -106,19 +108,12 @@ fn pass_down(
 /// A new directory below a threaded one can only be used as a threaded one.
 fn become_threaded(leaf: &OwnedFd, knobs: &[&Knob]) -> Result<(), Failure> {
     let invalid = knob::read(leaf, "cgroup.type")?.trim() == "domain invalid";
-    if invalid
-        && knobs
-            .iter()
-            .all(|k| THREADED.contains(&k.controller.as_str()))
-    {
+    if invalid && knobs.iter().all(|k| THREADED.contains(&k.controller.as_str())) {
         knob::put(leaf, "cgroup.type", "threaded")?;
     }
     Ok(())
 }
 
 fn words(dir: impl AsFd, file: &str) -> Result<BTreeSet<String>, Failure> {
-    Ok(knob::read(dir, file)?
-        .split_whitespace()
-        .map(str::to_string)
-        .collect())
+    Ok(knob::read(dir, file)?.split_whitespace().map(str::to_string).collect())
 }
