@@ -91,6 +91,9 @@ pub(crate) fn create(
     };
     let mut cgroup = plan.cgroup.create(warnings)?;
     cgroup.prepare_join()?;
+    // What was tolerated not to be made must not be missed by later commands.
+    undo.record.cgroup = cgroup.recorded();
+    let dir = undo.dir.as_ref().expect("set above");
     let born = fork(&plan, &host, &cgroup, dir, socket)?;
     undo.poststop = Some(&plan.hooks);
     let mut waiting = build(&plan, &host, options, &undo.record, born, warnings)?;
