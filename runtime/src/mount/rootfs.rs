@@ -22,7 +22,7 @@ use super::mask::{self, Anchors, Covers};
 use super::{Creator, Kind, Mount, Plan, bind, cgroupfs, dev, fs};
 use crate::error::{Call, Context, Error, Failure, Result};
 use crate::sys::mount::{
-    Depth, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, clone_tree,
+    Depth, MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, clone_tree,
     move_mount, place, set_attributes, set_propagation,
 };
 
@@ -169,7 +169,7 @@ impl Root {
             }
             Kind::Filesystem(fstype) => {
                 let target = self.target(mount, directory)?;
-                fs::mount(plan, mount, fstype, &target)?
+                fs::mount(plan, self.fd.as_fd(), mount, fstype, &target)?
             }
         };
         for &(depth, propagation) in &mount.options.propagation {
@@ -178,9 +178,9 @@ impl Root {
                 .context("set propagation of", mount.subject())?;
         }
         match mount.target.to_bytes() {
+            _ if mount.late_readonly => self.rest.late_readonly.push((mount.subject(), mounted)),
             b"proc" => self.rest.anchors.proc = Some(mounted),
             b"sys" => self.rest.anchors.sys = Some(mounted),
-            _ if mount.late_readonly => self.rest.late_readonly.push((mount.subject(), mounted)),
             _ => {}
         }
         Ok(())
@@ -294,15 +294,17 @@ impl Root {
             let failure = Failure { call: "openat2", errno: Errno::ENOTDIR };
             return Err(Error::system("mount", mount.subject(), failure));
         }
-        match fs::mount(plan, mount, fstype, &target) {
+        match fs::mount(plan, self.fd.as_fd(), mount, fstype, &target) {
             Err(error) if plan.userns && may_bind && error.errno() == Some(Errno::EPERM) => {}
             other => return other,
         }
         let bound = || {
             let tree = clone_tree(AT_FDCWD, host, Depth::Recursive, true)?;
             // The stand-in is everything the real one would have been: read-only too, and below.
+            // Access times stay the host's, which the user namespace locks.
+            let asked = mount.options.initial() & !MOUNT_ATTR_ATIME;
             let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-            set_attributes(tree.as_fd(), Depth::Recursive, mount.options.initial() | safe, 0)?;
+            set_attributes(tree.as_fd(), Depth::Recursive, asked | safe, 0)?;
             move_mount(tree.as_fd(), target.fd.as_fd())?;
             Ok(tree)
         };

@@ -140,7 +140,7 @@ fn default_mounts() -> Value {
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
          "options": ["nosuid", "noexec", "nodev"]},
         {"destination": "/sys", "type": "sysfs", "source": "sysfs",
-         "options": ["nosuid", "noexec", "nodev", "ro"]},
+         "options": ["nosuid", "noexec", "nodev", "ro", "noatime"]},
         {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
          "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
     ])
@@ -216,7 +216,7 @@ fn default_container_in_a_user_namespace() {
 
 #[test]
 fn network_of_the_host_means_sysfs_of_the_host() {
-    in_namespaces(MNT | USER | CloneFlags::CLONE_NEWPID, || {
+    in_namespaces(ALL.difference(CloneFlags::CLONE_NEWNET) | USER, || {
         bundle();
         run(default_mounts(), json!({})).unwrap();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
@@ -809,7 +809,7 @@ fn the_creator_opens_and_maps_for_the_child() {
             {"destination": "/m", "source": "/tmp/closed/volume", "options": ["rbind", "idmap"]},
         ]);
         let plan = plan_of(
-            &spec(with_proc(mounts), default_linux(), json!({"path": "/tmp/closed/b/rootfs"})), true,
+            &spec(mounts, json!({"maskedPaths": ["/etc"]}), json!({"path": "/tmp/closed/b/rootfs"})), true,
         ).unwrap();
         let (outer, inner) = std::os::unix::net::UnixStream::pair().unwrap();
         let (pid_reader, pid_writer) = nix::unistd::pipe().unwrap();
@@ -886,7 +886,7 @@ fn cgroup_views() {
     };
     let point = |name: &str| shown(&format!("/sys/fs/cgroup/{name}"));
     for (namespace, user) in [(true, false), (false, false), (true, true), (false, true)] {
-        view(namespace, user, json!(["nosuid", "noexec", "nodev", "ro"]), &|name| {
+        view(namespace, user, json!(["nosuid", "noexec", "nodev", "noatime", "ro"]), &|name| {
             let got = point(name);
             assert!(got.starts_with("ro,nosuid,nodev,noexec"), "{namespace} {user} {name}: {got}");
             assert!(shown("/sys/fs/cgroup").starts_with("ro,"));
