@@ -23,8 +23,9 @@ use super::{Mount, fs};
 use crate::cgroup::layout::{Hierarchy, Layout};
 use crate::error::{Call, Context, Error, Result};
 use crate::sys::mount::{
-    Depth, MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, clone_tree,
-    fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen, move_mount, set_attributes,
+    Depth, MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY, clone_tree, fsconfig_create, fsconfig_flag, fsconfig_string, fsmount,
+    fsopen, move_mount, set_attributes,
 };
 
 /// What a cgroup mount shows.
@@ -79,7 +80,9 @@ pub(super) fn plan(layout: &Layout, directories: &[PathBuf], namespace: bool) ->
 /// Mounts the view at `target`. Returns the mount's root.
 pub(super) fn mount(view: &View, mount: &Mount, target: BorrowedFd<'_>) -> Result<OwnedFd> {
     match (view.v1.is_empty(), &view.unified) {
-        (true, None) => Err(Error::unsupported("mount", mount.subject(), "the host has no cgroups")),
+        (true, None) => {
+            Err(Error::unsupported("mount", mount.subject(), "the host has no cgroups"))
+        }
         (true, Some(directory)) => {
             let tree = unified(view, mount, directory)?;
             move_mount(tree.as_fd(), target).context("mount", mount.subject())?;
@@ -154,7 +157,8 @@ fn hierarchies(view: &View, mount: &Mount, target: BorrowedFd<'_>) -> Result<Own
         move_mount(tree.as_fd(), place(c"unified")?.as_fd()).context("mount", &subject)?;
     }
     if attributes & MOUNT_ATTR_RDONLY != 0 {
-        set_attributes(tmpfs.as_fd(), Depth::Top, MOUNT_ATTR_RDONLY, 0).context("mount", &subject)?;
+        set_attributes(tmpfs.as_fd(), Depth::Top, MOUNT_ATTR_RDONLY, 0)
+            .context("mount", &subject)?;
     }
     Ok(tmpfs)
 }

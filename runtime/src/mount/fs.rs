@@ -12,10 +12,10 @@ use nix::sys::stat::FileStat;
 use super::{Mount, Plan, attach, copyup};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::sys::mount::{
-    Depth, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
-    MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
-    MOUNT_ATTR_STRICTATIME, fsconfig_create, fsconfig_flag, fsconfig_reconfigure, fsconfig_string,
-    fsmount, fsopen, fspick, move_mount, place, set_attributes,
+    Depth, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME,
+    fsconfig_create, fsconfig_flag, fsconfig_reconfigure, fsconfig_string, fsmount, fsopen, fspick,
+    move_mount, place, set_attributes,
 };
 
 /// File systems of the kernel's own memory. Their instance may be shared with the host (sysfs,

@@ -52,8 +52,8 @@ enum Atime {
 
 use Depth::{Recursive, Top};
 use Effect::{
-    Atime as A, Bind, Clear, CopySymlink, CopyUp, IdMap, InodeVersion, Nothing, Propagation, Remount,
-    Set, SourceNoFollow, Superblock, TargetNoFollow,
+    Atime as A, Bind, Clear, CopySymlink, CopyUp, IdMap, InodeVersion, Nothing, Propagation,
+    Remount, Set, SourceNoFollow, Superblock, TargetNoFollow,
 };
 
 /// The kernel's default access time mode, the zero of its field.
@@ -303,9 +303,7 @@ pub(crate) fn parse(field: &str, words: &[String]) -> Result<Options> {
 }
 
 fn parameter(option: usize, text: &str) -> Result<Parameter, String> {
-    let string = |part: &str| {
-        CString::new(part).map_err(|_| "has a NUL byte".to_owned())
-    };
+    let string = |part: &str| CString::new(part).map_err(|_| "has a NUL byte".to_owned());
     let (key, value) = match text.split_once('=') {
         Some((key, value)) => (key, Some(value)),
         None => (text, None),
@@ -428,7 +426,9 @@ mod tests {
             let words: Vec<String> = words.iter().map(|&w| w.to_owned()).collect();
             let parsed = parse("mounts[0]", &words).unwrap();
             let show = |p: &Parameter| match &p.value {
-                Some(v) => format!("{}:{}={}", p.option, p.key.to_str().unwrap(), v.to_str().unwrap()),
+                Some(v) => {
+                    format!("{}:{}={}", p.option, p.key.to_str().unwrap(), v.to_str().unwrap())
+                }
                 None => format!("{}:{}", p.option, p.key.to_str().unwrap()),
             };
             parsed.data.iter().map(show).collect::<Vec<_>>().join(" ")
