@@ -365,7 +365,8 @@ mod tests {
         const ST: u64 = MOUNT_ATTR_STRICTATIME;
         const AT: u64 = MOUNT_ATTR_ATIME;
         // words, (set, clear) of the mount, (set, clear) of all
-        let table: &[(&str, (u64, u64), (u64, u64))] = &[
+        type Bits = (u64, u64);
+        let table: &[(&str, Bits, Bits)] = &[
             ("", (0, 0), (0, 0)),
             ("ro", (RO, 0), (0, 0)),
             ("rw", (0, RO), (0, 0)),

@@ -5,7 +5,7 @@
 //! <https://github.com/brauner/man-pages-md>
 
 use std::ffi::{CStr, c_int, c_long, c_uint};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::{Result, check};
@@ -251,11 +251,4 @@ pub(crate) fn place(file: BorrowedFd<'_>) -> Result<Place> {
         mount: data.stx_mnt_id,
         is_root: data.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0,
     })
-}
-
-/// A detached read-only clone of the mount of one file.
-pub(crate) fn read_only_clone(file: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let tree = clone_tree(file, c"", Depth::Top, true)?;
-    set_attributes(tree.as_fd(), Depth::Top, MOUNT_ATTR_RDONLY, 0)?;
-    Ok(tree)
 }
