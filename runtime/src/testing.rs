@@ -22,6 +22,11 @@ pub(crate) fn in_namespaces(flags: CloneFlags, test: impl FnOnce()) {
     in_mapped_namespaces(flags, "0 0 65536", test);
 }
 
+/// Runs `test` in a child process, which it may change for good.
+pub(crate) fn in_child(test: impl FnOnce()) {
+    in_namespaces(CloneFlags::empty(), test);
+}
+
 /// Like [`in_namespaces`], with the given line as uid and gid map of a user namespace.
 pub(crate) fn in_mapped_namespaces(flags: CloneFlags, map: &str, test: impl FnOnce()) {
     let (mut reports, report) = files(pipe().unwrap());

@@ -201,9 +201,7 @@ impl Walk<'_> {
             }
             let result = match make {
                 Make::Directory => mkdirat(here, name, DIRECTORY_MODE).call("mkdirat"),
-                Make::File => {
-                    mknodat(here, name, SFlag::S_IFREG, FILE_MODE, 0).call("mknodat")
-                }
+                Make::File => mknodat(here, name, SFlag::S_IFREG, FILE_MODE, 0).call("mknodat"),
             };
             match result {
                 Ok(()) => self.made = true,

@@ -95,7 +95,12 @@ pub(crate) fn idmap(
 }
 
 /// The source of a bind mount as a detached tree with all its attributes, but no propagation.
-pub(super) fn tree(plan: &Plan, mount: &Mount, depth: Depth, creator: &mut impl Creator) -> Result<OwnedFd> {
+pub(super) fn tree(
+    plan: &Plan,
+    mount: &Mount,
+    depth: Depth,
+    creator: &mut impl Creator,
+) -> Result<OwnedFd> {
     let source = mount.source.as_ref().expect("the plan gave each bind mount a source");
     let follow = !mount.options.source_nofollow;
     let tree = match clone_tree(AT_FDCWD, source, depth, follow) {
@@ -155,7 +160,12 @@ const LOCKABLE: &[(u64, FsFlags, &str)] = &[
 ];
 
 /// Says which option contradicts a flag that the host's mount has and the user namespace locks.
-fn explain_locked(mount: &Mount, tree: BorrowedFd<'_>, asked: Attributes, failure: Failure) -> Error {
+fn explain_locked(
+    mount: &Mount,
+    tree: BorrowedFd<'_>,
+    asked: Attributes,
+    failure: Failure,
+) -> Error {
     let has = fstatvfs(tree).map(|stat| stat.flags()).unwrap_or(FsFlags::empty());
     let mut words: Vec<&str> = LOCKABLE
         .iter()

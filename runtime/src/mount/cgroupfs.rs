@@ -23,8 +23,9 @@ use super::{Mount, fs};
 use crate::cgroup::layout::{Hierarchy, Layout};
 use crate::error::{Call, Context, Error, Result};
 use crate::sys::mount::{
-    Depth, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, clone_tree,
-    fsconfig_create, fsconfig_flag, fsconfig_string, fsmount, fsopen, move_mount, set_attributes,
+    Depth, MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY, clone_tree, fsconfig_create, fsconfig_flag, fsconfig_string, fsmount,
+    fsopen, move_mount, set_attributes,
 };
 
 /// What a cgroup mount shows.
@@ -79,7 +80,9 @@ pub(super) fn plan(layout: &Layout, directories: &[PathBuf], namespace: bool) ->
 /// Mounts the view at `target`. Returns the mount's root.
 pub(super) fn mount(view: &View, mount: &Mount, target: BorrowedFd<'_>) -> Result<OwnedFd> {
     match (view.v1.is_empty(), &view.unified) {
-        (true, None) => Err(Error::unsupported("mount", mount.subject(), "the host has no cgroups")),
+        (true, None) => {
+            Err(Error::unsupported("mount", mount.subject(), "the host has no cgroups"))
+        }
         (true, Some(directory)) => {
             let tree = unified(view, mount, directory)?;
             move_mount(tree.as_fd(), target).context("mount", mount.subject())?;
@@ -111,12 +114,13 @@ fn is_refusal(errno: Option<Errno>) -> bool {
 fn bound(mount: &Mount, directory: &CStr, is_fallback: bool) -> Result<OwnedFd> {
     let subject = || format!("{} from {}", mount.subject(), super::bind::quote_c(directory));
     let tree = clone_tree(AT_FDCWD, directory, Depth::Top, false).context("mount", subject())?;
-    let mut set = mount.options.initial() | VIEW_FLAGS;
+    // Access times stay the host's: cgroup files have none worth keeping.
+    let mut set = mount.options.initial() & !MOUNT_ATTR_ATIME | VIEW_FLAGS;
     let asked_rw = mount.options.attributes.clear & MOUNT_ATTR_RDONLY != 0;
     if is_fallback && !asked_rw {
         set |= MOUNT_ATTR_RDONLY;
     }
-    let clear = mount.options.attributes.clear & !VIEW_FLAGS & !set;
+    let clear = mount.options.attributes.clear & !MOUNT_ATTR_ATIME & !set;
     set_attributes(tree.as_fd(), Depth::Top, set, clear).context("mount", subject())?;
     Ok(tree)
 }
@@ -153,7 +157,8 @@ fn hierarchies(view: &View, mount: &Mount, target: BorrowedFd<'_>) -> Result<Own
         move_mount(tree.as_fd(), place(c"unified")?.as_fd()).context("mount", &subject)?;
     }
     if attributes & MOUNT_ATTR_RDONLY != 0 {
-        set_attributes(tmpfs.as_fd(), Depth::Top, MOUNT_ATTR_RDONLY, 0).context("mount", &subject)?;
+        set_attributes(tmpfs.as_fd(), Depth::Top, MOUNT_ATTR_RDONLY, 0)
+            .context("mount", &subject)?;
     }
     Ok(tmpfs)
 }

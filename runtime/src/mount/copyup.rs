@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, readlinkat};
-use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, mkdirat, mknodat, utimensat};
+use nix::sys::stat::{
+    FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, mkdirat, mknodat, utimensat,
+};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, read, symlinkat, write};
 
@@ -57,8 +59,13 @@ fn directory(
         let mode = Mode::from_bits_truncate(stat.st_mode);
         if is(&stat, SFlag::S_IFDIR) && flags.contains(OFlag::O_DIRECTORY) {
             mkdirat(to, name, Mode::S_IRWXU).call("mkdirat")?;
-            let inner = openat(to, name, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
-                .call("openat")?;
+            let inner = openat(
+                to,
+                name,
+                OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )
+            .call("openat")?;
             directory(source, inner.as_fd(), buffer, depth + 1)?;
             own(to, name, &stat)?;
             fchmod(&inner, mode).call("fchmod")?;

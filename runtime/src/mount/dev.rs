@@ -78,7 +78,9 @@ const LINKS: &[(&CStr, &CStr, Option<&CStr>)] = &[
 /// Plans the default nodes and those of `linux.devices`, which win.
 pub(super) fn plan(linux: Option<&Linux>) -> Result<Vec<Node>> {
     let mut nodes = Vec::new();
-    for (index, device) in linux.and_then(|l| l.devices().as_ref()).into_iter().flatten().enumerate() {
+    for (index, device) in
+        linux.and_then(|l| l.devices().as_ref()).into_iter().flatten().enumerate()
+    {
         nodes.push(plan_node(&format!("linux.devices[{index}]"), device)?);
     }
     let is_new = |path: &CStr| !nodes.iter().any(|node: &Node| node.path.as_c_str() == path);
@@ -118,10 +120,9 @@ fn plan_node(field: &str, device: &LinuxDevice) -> Result<Node> {
     };
     // The widths of the kernel's dev_t: a larger number would wrap to another device.
     let number = |name: &str, value: i64, bits: u32| {
-        u64::try_from(value)
-            .ok()
-            .filter(|value| value >> bits == 0)
-            .ok_or_else(|| Error::invalid(format!("{field}.{name}"), format!("{value} is out of range")))
+        u64::try_from(value).ok().filter(|value| value >> bits == 0).ok_or_else(|| {
+            Error::invalid(format!("{field}.{name}"), format!("{value} is out of range"))
+        })
     };
     let device_number = match kind {
         SFlag::S_IFIFO => 0,
@@ -160,7 +161,9 @@ pub(super) fn make(root: BorrowedFd<'_>, nodes: &[Node], userns: bool) -> Result
         }
     }
     for &(name, text, needs) in LINKS {
-        if needs.is_none_or(|path| nix::unistd::access(path, nix::unistd::AccessFlags::F_OK).is_ok()) {
+        if needs
+            .is_none_or(|path| nix::unistd::access(path, nix::unistd::AccessFlags::F_OK).is_ok())
+        {
             // One that is there already is the image's own affair: nobody but the container follows it.
             ignore(symlinkat(text, &dev, name), Errno::EEXIST)
                 .call("symlinkat")
@@ -204,7 +207,8 @@ fn make_node(parent: BorrowedFd<'_>, name: &CStr, node: &Node) -> Result<bool, F
     }
     if (node.uid, node.gid) != (0, 0) {
         let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-        fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW).call("fchownat")?;
+        fchownat(parent, name, Some(uid), Some(gid), AtFlags::AT_SYMLINK_NOFOLLOW)
+            .call("fchownat")?;
     }
     Ok(true)
 }
@@ -220,7 +224,10 @@ fn bind_node(parent: BorrowedFd<'_>, name: &CStr, node: &Node) -> Result<()> {
         return Err(Error::unsupported(
             "bind device",
             subject,
-            format!("the host's {} is another device, and a user namespace cannot make one", quote_c(&host)),
+            format!(
+                "the host's {} is another device, and a user namespace cannot make one",
+                quote_c(&host)
+            ),
         ));
     }
     set_attributes(tree.as_fd(), Depth::Top, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, 0)

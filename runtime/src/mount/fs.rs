@@ -10,12 +10,12 @@ use nix::mount::MsFlags;
 use nix::sys::stat::FileStat;
 
 use super::{Mount, Plan, attach, copyup};
-use crate::error::{Call, Context, Error, Failure, Result};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::sys::mount::{
-    Depth, MOUNT_ATTR_ATIME, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME,
-    MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY,
-    MOUNT_ATTR_STRICTATIME, fsconfig_create, fsconfig_flag, fsconfig_reconfigure, fsconfig_string,
-    fsmount, fsopen, fspick, move_mount, set_attributes,
+    Depth, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
+    MOUNT_ATTR_NOSUID, MOUNT_ATTR_NOSYMFOLLOW, MOUNT_ATTR_RDONLY, MOUNT_ATTR_STRICTATIME,
+    fsconfig_create, fsconfig_flag, fsconfig_reconfigure, fsconfig_string, fsmount, fsopen, fspick,
+    move_mount, place, set_attributes,
 };
 
 /// File systems of the kernel's own memory. Their instance may be shared with the host (sysfs,
@@ -81,6 +81,7 @@ fn configure(mount: &Mount, fstype: &CStr, fs: BorrowedFd<'_>) -> Result<()> {
 /// Makes the file system of `mount` and attaches it at `target`. Returns the mount's root.
 pub(super) fn mount(
     plan: &Plan,
+    root: BorrowedFd<'_>,
     mount: &Mount,
     fstype: &CStr,
     target: &attach::Target,
@@ -93,7 +94,7 @@ pub(super) fn mount(
         false => None,
     };
     if needs_mount2(mount) {
-        return classic(plan, mount, fstype, target, mode);
+        return classic(plan, root, mount, fstype, target, mode);
     }
     let mut attributes = options.initial();
     if mount.late_readonly || options.copy_up {
@@ -136,7 +137,10 @@ const CLASSIC: &[(u64, MsFlags)] = &[
     (MOUNT_ATTR_NOATIME, MsFlags::MS_NOATIME),
     (MOUNT_ATTR_STRICTATIME, MsFlags::MS_STRICTATIME),
     (MOUNT_ATTR_NODIRATIME, MsFlags::MS_NODIRATIME),
+    (MOUNT_ATTR_NOSYMFOLLOW, MsFlags::from_bits_retain(MS_NOSYMFOLLOW)),
 ];
+/// Linux 5.10.
+const MS_NOSYMFOLLOW: u64 = 0x100;
 const CLASSIC_SUPERBLOCK: &[(&CStr, &CStr, MsFlags)] = &[
     (c"dirsync", c"", MsFlags::MS_DIRSYNC),
     (c"lazytime", c"nolazytime", MsFlags::MS_LAZYTIME),
@@ -147,6 +151,7 @@ const CLASSIC_SUPERBLOCK: &[(&CStr, &CStr, MsFlags)] = &[
 /// Mounts by mount(2) on the target's handle, for [`needs_mount2`].
 fn classic(
     plan: &Plan,
+    root: BorrowedFd<'_>,
     mount: &Mount,
     fstype: &CStr,
     target: &attach::Target,
@@ -154,7 +159,7 @@ fn classic(
 ) -> Result<OwnedFd> {
     let options = &mount.options;
     let mut attributes = options.initial();
-    if mount.late_readonly {
+    if mount.late_readonly || options.copy_up {
         attributes &= !MOUNT_ATTR_RDONLY;
     }
     let mut flags = MsFlags::MS_RELATIME;
@@ -191,19 +196,19 @@ fn classic(
     nix::mount::mount(Some(source), path.as_str(), Some(fstype), flags, Some(data.as_slice()))
         .call("mount")
         .context("mount", mount.subject())?;
-    // The handle is below the new mount; its name, looked up again, ends on top.
-    let top = nix::fcntl::open(
-        path.as_str(),
-        nix::fcntl::OFlag::O_PATH | nix::fcntl::OFlag::O_CLOEXEC,
-        nix::sys::stat::Mode::empty(),
-    )
-    .call("open")
-    .context("mount", mount.subject())?;
+    // The handle is below the new mount; the name, looked up again, ends on top. If somebody has
+    // renamed the place since, it is mounted all the same, but not to be found.
+    let top = attach::open(root, &mount.target, attach::Links::Follow)
+        .context("mount", mount.subject())?;
+    if !place(top.as_fd()).context("mount", mount.subject())?.is_root {
+        let reason = "the destination was moved meanwhile";
+        return Err(Error::new(ErrorKind::System, "mount", mount.subject(), reason));
+    }
     if options.copy_up && !target.made {
         copyup::copy(target.fd.as_fd(), top.as_fd()).context("copy up", mount.subject())?;
     }
-    if options.initial() & MOUNT_ATTR_NOSYMFOLLOW != 0 {
-        set_attributes(top.as_fd(), Depth::Top, MOUNT_ATTR_NOSYMFOLLOW, 0)
+    if options.copy_up && options.readonly() && !mount.late_readonly {
+        set_attributes(top.as_fd(), Depth::Top, MOUNT_ATTR_RDONLY, 0)
             .context("mount", mount.subject())?;
     }
     Ok(top)
@@ -258,6 +263,3 @@ fn with_log(fs: BorrowedFd<'_>, failure: Failure, subject: &str) -> Error {
     };
     Error::system("mount", subject, failure)
 }
-
-/// The access time modes are one field: a check that the table above covers all its values.
-const _: () = assert!(MOUNT_ATTR_NOATIME | MOUNT_ATTR_STRICTATIME == MOUNT_ATTR_ATIME & 0x30);

@@ -126,7 +126,11 @@ impl Covers {
             if is(&stat, SFlag::S_IFCHR) && stat.st_rdev == makedev(1, 3) {
                 return Ok(covers);
             }
-            Err(Error::unsupported("prepare", subject, "the host's /dev/null is not the null device"))
+            Err(Error::unsupported(
+                "prepare",
+                subject,
+                "the host's /dev/null is not the null device",
+            ))
         })
     }
 
@@ -187,7 +191,11 @@ pub(super) fn mask(
 }
 
 /// Makes the paths that exist read-only, with all mounts below them.
-pub(super) fn make_readonly(root: BorrowedFd<'_>, anchors: &Anchors, paths: &[CString]) -> Result<()> {
+pub(super) fn make_readonly(
+    root: BorrowedFd<'_>,
+    anchors: &Anchors,
+    paths: &[CString],
+) -> Result<()> {
     for (index, path) in paths.iter().enumerate() {
         let one = || -> Result<(), Failure> {
             let Some(target) = anchors.open(root, path)? else { return Ok(()) };

@@ -285,8 +285,7 @@ fn plan_mount(
         // The root's descriptor would be left beneath the new mount, and with it all that follows.
         return Err(Error::invalid(format!("{field}.destination"), "is the root itself"));
     }
-    let mut options =
-        options::parse(&field, mount.options().as_deref().unwrap_or_default())?;
+    let mut options = options::parse(&field, mount.options().as_deref().unwrap_or_default())?;
     let typ = mount.typ().as_deref().unwrap_or_default();
     let kind = match (options.remount, options.bind, typ) {
         (true, _, _) => Kind::Remount,
@@ -298,17 +297,13 @@ fn plan_mount(
         (_, None, "proc") => Kind::Proc,
         (_, None, "sysfs") => Kind::Sysfs,
         (_, None, "cgroup" | "cgroup2") => Kind::Cgroup,
-        (_, None, other) => {
-            Kind::Filesystem(string(OsStr::new(other), &format!("{field}.type"))?)
-        }
+        (_, None, other) => Kind::Filesystem(string(OsStr::new(other), &format!("{field}.type"))?),
     };
     let source = mount.source().as_deref().filter(|source| !source.as_os_str().is_empty());
     let source_field = format!("{field}.source");
     let source = match (&kind, source) {
         (Kind::Bind(_), None) => return Err(Error::invalid(source_field, "is missing")),
-        (Kind::Bind(_), Some(path)) => {
-            Some(string(bundle.join(path).as_os_str(), &source_field)?)
-        }
+        (Kind::Bind(_), Some(path)) => Some(string(bundle.join(path).as_os_str(), &source_field)?),
         (_, path) => path.map(|path| string(path.as_os_str(), &source_field)).transpose()?,
     };
     if let (Kind::Bind(_), Some(data)) = (&kind, options.data.first()) {
@@ -343,7 +338,10 @@ fn check_proc(field: &str, target: &CString, kind: &Kind) -> Result<()> {
         _ if beneath(path, b"proc") && !PROC_FILES.contains(&path) => "is inside /proc",
         _ => return Ok(()),
     };
-    Err(Error::invalid(format!("{field}.destination"), format!("\"/{}\" {reason}", path.escape_ascii())))
+    Err(Error::invalid(
+        format!("{field}.destination"),
+        format!("\"/{}\" {reason}", path.escape_ascii()),
+    ))
 }
 
 /// devpts answers a gid without a map with a bare EINVAL; say what is missing.

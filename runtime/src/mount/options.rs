@@ -52,8 +52,8 @@ enum Atime {
 
 use Depth::{Recursive, Top};
 use Effect::{
-    Atime as A, Bind, Clear, CopySymlink, CopyUp, IdMap, InodeVersion, Nothing, Propagation, Remount,
-    Set, SourceNoFollow, Superblock, TargetNoFollow,
+    Atime as A, Bind, Clear, CopySymlink, CopyUp, IdMap, InodeVersion, Nothing, Propagation,
+    Remount, Set, SourceNoFollow, Superblock, TargetNoFollow,
 };
 
 /// The kernel's default access time mode, the zero of its field.
@@ -303,9 +303,7 @@ pub(crate) fn parse(field: &str, words: &[String]) -> Result<Options> {
 }
 
 fn parameter(option: usize, text: &str) -> Result<Parameter, String> {
-    let string = |part: &str| {
-        CString::new(part).map_err(|_| "has a NUL byte".to_owned())
-    };
+    let string = |part: &str| CString::new(part).map_err(|_| "has a NUL byte".to_owned());
     let (key, value) = match text.split_once('=') {
         Some((key, value)) => (key, Some(value)),
         None => (text, None),
@@ -367,7 +365,8 @@ mod tests {
         const ST: u64 = MOUNT_ATTR_STRICTATIME;
         const AT: u64 = MOUNT_ATTR_ATIME;
         // words, (set, clear) of the mount, (set, clear) of all
-        let table: &[(&str, (u64, u64), (u64, u64))] = &[
+        type Bits = (u64, u64);
+        let table: &[(&str, Bits, Bits)] = &[
             ("", (0, 0), (0, 0)),
             ("ro", (RO, 0), (0, 0)),
             ("rw", (0, RO), (0, 0)),
@@ -428,7 +427,9 @@ mod tests {
             let words: Vec<String> = words.iter().map(|&w| w.to_owned()).collect();
             let parsed = parse("mounts[0]", &words).unwrap();
             let show = |p: &Parameter| match &p.value {
-                Some(v) => format!("{}:{}={}", p.option, p.key.to_str().unwrap(), v.to_str().unwrap()),
+                Some(v) => {
+                    format!("{}:{}={}", p.option, p.key.to_str().unwrap(), v.to_str().unwrap())
+                }
                 None => format!("{}:{}", p.option, p.key.to_str().unwrap()),
             };
             parsed.data.iter().map(show).collect::<Vec<_>>().join(" ")

@@ -22,8 +22,8 @@ use super::mask::{self, Anchors, Covers};
 use super::{Creator, Kind, Mount, Plan, bind, cgroupfs, dev, fs};
 use crate::error::{Call, Context, Error, Failure, Result};
 use crate::sys::mount::{
-    Depth, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, clone_tree,
-    move_mount, place, set_attributes, set_propagation,
+    Depth, MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY, clone_tree, move_mount, place, set_attributes, set_propagation,
 };
 
 /// The root file system in the making.
@@ -169,7 +169,7 @@ impl Root {
             }
             Kind::Filesystem(fstype) => {
                 let target = self.target(mount, directory)?;
-                fs::mount(plan, mount, fstype, &target)?
+                fs::mount(plan, self.fd.as_fd(), mount, fstype, &target)?
             }
         };
         for &(depth, propagation) in &mount.options.propagation {
@@ -178,9 +178,9 @@ impl Root {
                 .context("set propagation of", mount.subject())?;
         }
         match mount.target.to_bytes() {
+            _ if mount.late_readonly => self.rest.late_readonly.push((mount.subject(), mounted)),
             b"proc" => self.rest.anchors.proc = Some(mounted),
             b"sys" => self.rest.anchors.sys = Some(mounted),
-            _ if mount.late_readonly => self.rest.late_readonly.push((mount.subject(), mounted)),
             _ => {}
         }
         Ok(())
@@ -245,14 +245,14 @@ impl Root {
             return Ok(None);
         }
         let tree = bind::tree(plan, mount, depth, creator)?;
-        let target =
-            self.target(mount, || Ok(Make::like(&fstat(&tree).call("fstat")?)))?;
+        let target = self.target(mount, || Ok(Make::like(&fstat(&tree).call("fstat")?)))?;
         if mount.target.to_bytes() == b"proc" {
             check_procfs(mount, tree.as_fd())?;
         }
         move_mount(tree.as_fd(), target.fd.as_fd()).map_err(|failure| match failure.errno {
             Errno::ENOTDIR | Errno::EINVAL => {
-                let subject = format!("{}, one of source and destination a directory", mount.subject());
+                let subject =
+                    format!("{}, one of source and destination a directory", mount.subject());
                 Error::system("mount", subject, failure)
             }
             _ => Error::system("mount", mount.subject(), failure),
@@ -294,15 +294,17 @@ impl Root {
             let failure = Failure { call: "openat2", errno: Errno::ENOTDIR };
             return Err(Error::system("mount", mount.subject(), failure));
         }
-        match fs::mount(plan, mount, fstype, &target) {
+        match fs::mount(plan, self.fd.as_fd(), mount, fstype, &target) {
             Err(error) if plan.userns && may_bind && error.errno() == Some(Errno::EPERM) => {}
             other => return other,
         }
         let bound = || {
             let tree = clone_tree(AT_FDCWD, host, Depth::Recursive, true)?;
             // The stand-in is everything the real one would have been: read-only too, and below.
+            // Access times stay the host's, which the user namespace locks.
+            let asked = mount.options.initial() & !MOUNT_ATTR_ATIME;
             let safe = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
-            set_attributes(tree.as_fd(), Depth::Recursive, mount.options.initial() | safe, 0)?;
+            set_attributes(tree.as_fd(), Depth::Recursive, asked | safe, 0)?;
             move_mount(tree.as_fd(), target.fd.as_fd())?;
             Ok(tree)
         };
@@ -345,7 +347,10 @@ fn check_procfs(mount: &Mount, tree: BorrowedFd<'_>) -> Result<()> {
     if magic.filesystem_type() == PROC_SUPER_MAGIC && stat.st_ino == ROOT {
         return Ok(());
     }
-    Err(Error::invalid(format!("{}.source", mount.field()), "only a procfs can be mounted on /proc"))
+    Err(Error::invalid(
+        format!("{}.source", mount.field()),
+        "only a procfs can be mounted on /proc",
+    ))
 }
 
 fn enter(root: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -402,11 +407,15 @@ fn move_root(root: BorrowedFd<'_>) -> Result<(), Failure> {
         }
     }
     let reveals = |line: &&Line| {
-        line.is_whole && matches!(line.fstype.as_str(), "proc" | "sysfs") && !inside.contains(&line.id)
+        line.is_whole
+            && matches!(line.fstype.as_str(), "proc" | "sysfs")
+            && !inside.contains(&line.id)
     };
     for line in lines.iter().rev().filter(reveals) {
         let point = std::ffi::CString::new(line.point.clone()).unwrap_or_default();
-        let Ok(top) = openat(AT_FDCWD, point.as_c_str(), DIRECTORY, Mode::empty()) else { continue };
+        let Ok(top) = openat(AT_FDCWD, point.as_c_str(), DIRECTORY, Mode::empty()) else {
+            continue;
+        };
         match set_propagation(top.as_fd(), Depth::Recursive, SLAVE) {
             // Covered or already gone.
             Err(Failure { errno: Errno::EINVAL, .. }) => continue,

@@ -140,7 +140,7 @@ fn default_mounts() -> Value {
         {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
          "options": ["nosuid", "noexec", "nodev"]},
         {"destination": "/sys", "type": "sysfs", "source": "sysfs",
-         "options": ["nosuid", "noexec", "nodev", "ro"]},
+         "options": ["nosuid", "noexec", "nodev", "ro", "noatime"]},
         {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
          "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
     ])
@@ -160,9 +160,15 @@ fn default_linux() -> Value {
 
 fn check_default(userns: bool) {
     let mode = |path: &str| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-    for (path, device) in [("/dev/null", 0x103), ("/dev/zero", 0x105), ("/dev/full", 0x107),
-        ("/dev/random", 0x108), ("/dev/urandom", 0x109), ("/dev/tty", 0x500), ("/dev/net/tun", 0xac8)]
-    {
+    for (path, device) in [
+        ("/dev/null", 0x103),
+        ("/dev/zero", 0x105),
+        ("/dev/full", 0x107),
+        ("/dev/random", 0x108),
+        ("/dev/urandom", 0x109),
+        ("/dev/tty", 0x500),
+        ("/dev/net/tun", 0xac8),
+    ] {
         let data = fs::metadata(path).unwrap();
         assert!(data.file_type().is_char_device(), "{path}");
         assert_eq!(data.rdev(), device, "{path}");
@@ -174,7 +180,9 @@ fn check_default(userns: bool) {
         let tun = fs::metadata("/dev/net/tun").unwrap();
         assert_eq!((tun.uid(), tun.gid(), tun.mode() & 0o7777), (7, 8, 0o640));
     }
-    for (link, text) in [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("ptmx", "pts/ptmx")] {
+    for (link, text) in
+        [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("ptmx", "pts/ptmx")]
+    {
         assert_eq!(fs::read_link(Path::new("/dev").join(link)).unwrap(), Path::new(text));
     }
     assert!(shown("/dev").starts_with("rw,nosuid"), "{}", shown("/dev"));
@@ -182,7 +190,11 @@ fn check_default(userns: bool) {
     assert_eq!(mode("/dev/shm"), 0o1777);
     assert!(shown("/sys").starts_with("ro,nosuid,nodev,noexec"), "{}", shown("/sys"));
     assert!(shown("/dev/mqueue").starts_with("rw,nosuid,nodev,noexec"));
-    assert!(shown("/sys/fs/cgroup").starts_with("ro,nosuid,nodev,noexec"), "{}", shown("/sys/fs/cgroup"));
+    assert!(
+        shown("/sys/fs/cgroup").starts_with("ro,nosuid,nodev,noexec"),
+        "{}",
+        shown("/sys/fs/cgroup")
+    );
     // Masked: nothing to read, no entry, and read-only.
     assert_eq!(fs::read("/proc/timer_list").unwrap_or_default(), b"");
     assert_eq!(fs::metadata("/proc/keys").unwrap().rdev(), 0x103);
@@ -216,7 +228,7 @@ fn default_container_in_a_user_namespace() {
 
 #[test]
 fn network_of_the_host_means_sysfs_of_the_host() {
-    in_namespaces(MNT | USER | CloneFlags::CLONE_NEWPID, || {
+    in_namespaces(ALL.difference(CloneFlags::CLONE_NEWNET) | USER, || {
         bundle();
         run(default_mounts(), json!({})).unwrap();
         for line in fs::read_to_string("/proc/self/mountinfo").unwrap().lines() {
@@ -253,9 +265,17 @@ fn options_become_what_mountinfo_shows() {
         (&["lazytime"], "rw,relatime", "rw,lazytime"),
         (&["lazytime", "nolazytime"], "rw,relatime", "rw"),
         (&["mand", "nomand", "silent", "loud", "acl", "noacl", "defaults"], "rw,relatime", "rw"),
-        (&["iversion", "ro", "noatime", "sync", "nosymfollow"], "ro,noatime,nosymfollow", "ro,sync"),
+        (
+            &["iversion", "ro", "noatime", "sync", "nosymfollow"],
+            "ro,noatime,nosymfollow",
+            "ro,sync",
+        ),
         (&["iversion", "noiversion"], "rw,relatime", "rw"),
-        (&["rro", "rnosuid", "rnodev", "rnoexec", "rnoatime"], "ro,nosuid,nodev,noexec,noatime", "rw"),
+        (
+            &["rro", "rnosuid", "rnodev", "rnoexec", "rnoatime"],
+            "ro,nosuid,nodev,noexec,noatime",
+            "rw",
+        ),
         (&["rnodiratime", "rnosymfollow", "rstrictatime"], "rw,nodiratime,nosymfollow", "rw"),
         (&["size=64k", "mode=700"], "rw,relatime", "rw,size=64k,mode=700"),
         (&["size=64k,nr_inodes=9"], "rw,relatime", "rw,size=64k,nr_inodes=9"),
@@ -310,7 +330,8 @@ fn recursive_means_recursive() {
         bundle();
         mount(Some("x"), "/tmp/host/sub", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
         fs::create_dir("/tmp/host/sub/deep").unwrap();
-        mount(Some("x"), "/tmp/host/sub/deep", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+        mount(Some("x"), "/tmp/host/sub/deep", Some("tmpfs"), MsFlags::empty(), None::<&str>)
+            .unwrap();
         let bind = |at: &str, words: &[&str]| json!({"destination": at, "source": "/tmp/host", "options": words});
         let mounts = json!([
             bind("/a", &["rbind", "rro"]),
@@ -321,10 +342,20 @@ fn recursive_means_recursive() {
         ]);
         run(with_proc(mounts), json!({"readonlyPaths": ["/e"]})).unwrap();
         let writable = |path: &str| fs::write(Path::new(path).join("x"), "").is_ok();
-        for (path, expected) in [("/a", false), ("/a/sub", false), ("/a/sub/deep", false), ("/b", false),
-            ("/b/sub", true), ("/b/sub/deep", true), ("/c", false), ("/c/sub", false), ("/d", true),
-            ("/d/sub", false), ("/d/sub/deep", false), ("/e/sub/deep", false)]
-        {
+        for (path, expected) in [
+            ("/a", false),
+            ("/a/sub", false),
+            ("/a/sub/deep", false),
+            ("/b", false),
+            ("/b/sub", true),
+            ("/b/sub/deep", true),
+            ("/c", false),
+            ("/c/sub", false),
+            ("/d", true),
+            ("/d/sub", false),
+            ("/d/sub/deep", false),
+            ("/e/sub/deep", false),
+        ] {
             assert_eq!(writable(path), expected, "{path}");
         }
     });
@@ -340,14 +371,19 @@ fn host_read_only_stays_so_in_a_user_namespace() {
         let bind = |words: &[&str]| json!([{"destination": "/v", "source": "/tmp/host/sub", "options": words}]);
         in_namespaces(ALL | USER, || {
             let failed = error(bind(&["rbind", "rw", "suid", "dev"]), json!({}));
-            assert!(failed.contains("mounts[0]") && failed.contains("rw, suid contradicts"), "{failed}");
+            assert!(
+                failed.contains("mounts[0]") && failed.contains("rw, suid contradicts"),
+                "{failed}"
+            );
         });
         in_namespaces(ALL | USER, || {
             run(with_proc(bind(&["rbind", "nodev"])), json!({})).unwrap();
             assert!(shown("/v").starts_with("ro,nosuid,nodev,noexec"), "{}", shown("/v"));
             let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
             mount(None::<&str>, "/v", None::<&str>, remount, None::<&str>).unwrap_err();
-            let v = nix::fcntl::open("/v", nix::fcntl::OFlag::O_PATH, nix::sys::stat::Mode::empty()).unwrap();
+            let v =
+                nix::fcntl::open("/v", nix::fcntl::OFlag::O_PATH, nix::sys::stat::Mode::empty())
+                    .unwrap();
             use std::os::fd::AsFd;
             crate::sys::mount::set_attributes(v.as_fd(), Depth::Top, 0, 1).unwrap_err();
             fs::write("/v/x", "").unwrap_err();
@@ -363,9 +399,14 @@ fn links_of_the_image_lead_nowhere() {
         ("proc", "/tmp/host", with_proc(json!([])), "symbolic link"),
         ("proc", "/etc", with_proc(json!([])), "symbolic link"),
         ("sys", "/etc", json!([{"destination": "/sys", "type": "sysfs"}]), "symbolic link"),
-        ("l", "/proc", json!([
+        (
+            "l",
+            "/proc",
+            json!([
             {"destination": "/proc", "type": "proc"},
-            {"destination": "/l/sys", "type": "tmpfs"}]), "into /proc"),
+            {"destination": "/l/sys", "type": "tmpfs"}]),
+            "into /proc",
+        ),
         ("l", "/", json!([{"destination": "/l", "type": "tmpfs"}]), "leads to the root"),
         ("l", "l", json!([{"destination": "/l", "type": "tmpfs"}]), "ELOOP"),
         ("l", "l", json!([{"destination": "/l/x/y", "type": "tmpfs"}]), "ELOOP"),
@@ -389,18 +430,25 @@ fn missing_ends_of_links_are_made_inside() {
     in_namespaces(ALL, || {
         bundle();
         // The second is how systemd's images have it.
-        for (name, text) in [("abs", "/tmp/host/new"), ("etc/resolv.conf", "../run/stub"),
-            ("up", "../../../../up-target"), ("etc/a", "b/../c/./d"), ("self", "/abs/file")]
-        {
+        for (name, text) in [
+            ("abs", "/tmp/host/new"),
+            ("etc/resolv.conf", "../run/stub"),
+            ("up", "../../../../up-target"),
+            ("etc/a", "b/../c/./d"),
+            ("self", "/abs/file"),
+        ] {
             symlink(text, Path::new("/tmp/b/rootfs").join(name)).unwrap();
         }
-        let file = |at: &str| json!({"destination": at, "source": "/tmp/host/file", "options": ["bind"]});
+        let file =
+            |at: &str| json!({"destination": at, "source": "/tmp/host/file", "options": ["bind"]});
         let mounts = json!([
             {"destination": "/abs/x", "type": "tmpfs"},
             file("/etc/resolv.conf"), file("up"), file("/etc/a"), file("self"), file("relative/deep/file"),
         ]);
         run(with_proc(mounts), json!({})).unwrap();
-        for path in ["/run/stub", "/up-target", "/etc/c/d", "/tmp/host/new/file", "/relative/deep/file"] {
+        for path in
+            ["/run/stub", "/up-target", "/etc/c/d", "/tmp/host/new/file", "/relative/deep/file"]
+        {
             assert_eq!(fs::read_to_string(path).unwrap(), "host", "{path}");
         }
         assert!(shown("/tmp/host/new/x").starts_with("rw"));
@@ -437,7 +485,8 @@ fn a_race_for_a_target_stays_inside() {
         }
         nix::sys::signal::kill(attacker, nix::sys::signal::Signal::SIGKILL).unwrap();
         nix::sys::wait::waitpid(attacker, None).unwrap();
-        let names = fs::read_dir("/tmp/host").unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        let names =
+            fs::read_dir("/tmp/host").unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
         assert_eq!(names.len(), 2, "{names:?}");
         assert_eq!(fs::read_dir("/tmp/host/sub").unwrap().count(), 0);
         let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -503,8 +552,11 @@ fn read_only_comes_last() {
             {"destination": "/run", "type": "tmpfs", "options": ["ro"]},
             {"destination": "/run/secrets/x", "source": "/tmp/host/file", "options": ["bind"]},
         ]);
-        let spec = spec(with_proc(mounts), json!({"rootfsPropagation": "shared"}),
-            json!({"path": "rootfs", "readonly": true}));
+        let spec = spec(
+            with_proc(mounts),
+            json!({"rootfsPropagation": "shared"}),
+            json!({"path": "rootfs", "readonly": true}),
+        );
         carry_out(&plan_of(&spec, false).unwrap(), &mut Alone).unwrap();
         assert!(shown("/dev").starts_with("ro,nosuid"), "{}", shown("/dev"));
         assert!(shown("/run").starts_with("ro,"));
@@ -555,7 +607,10 @@ fn no_pivot() {
         carry_out(&plan, &mut Alone).unwrap();
         check_default(false);
         let text = fs::read_to_string("/proc/1/mountinfo").unwrap();
-        assert_eq!(text.lines().filter(|l| l.contains(" - proc ") && l.contains(" / / ")).count(), 0);
+        assert_eq!(
+            text.lines().filter(|l| l.contains(" - proc ") && l.contains(" / / ")).count(),
+            0
+        );
     });
 }
 
@@ -583,15 +638,25 @@ fn without_a_mount_namespace_the_root_is_only_changed() {
 
 #[test]
 fn propagation_reaches_only_who_asked() {
-    for (word, from_host, to_host) in [("rshared", true, true), ("rslave", true, false), ("", true, false),
-        ("private", false, false)]
-    {
+    for (word, from_host, to_host) in [
+        ("rshared", true, true),
+        ("rslave", true, false),
+        ("", true, false),
+        ("private", false, false),
+    ] {
         in_namespaces(MNT, || {
             bundle();
             mount(Some("x"), "/tmp/host", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
             fs::create_dir_all("/tmp/host/in").unwrap();
             fs::create_dir_all("/tmp/host/out").unwrap();
-            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>).unwrap();
+            mount(
+                None::<&str>,
+                "/",
+                None::<&str>,
+                MsFlags::MS_SHARED | MsFlags::MS_REC,
+                None::<&str>,
+            )
+            .unwrap();
             let bind = if word.is_empty() { json!(["rbind"]) } else { json!(["rbind", word]) };
             let (reader, writer) = nix::unistd::pipe().unwrap();
             let (answer, answered) = nix::unistd::pipe().unwrap();
@@ -603,7 +668,8 @@ fn propagation_reaches_only_who_asked() {
                     {"destination": "/v", "source": "/tmp/host", "options": bind},
                     {"destination": "/etc", "type": "tmpfs"},
                 ]));
-                run(mounts, json!({"rootfsPropagation": word, "maskedPaths": ["/proc/keys"]})).unwrap();
+                run(mounts, json!({"rootfsPropagation": word, "maskedPaths": ["/proc/keys"]}))
+                    .unwrap();
                 mount(Some("x"), "/v/out", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
                 nix::unistd::write(&writer, b"m").unwrap();
                 nix::unistd::read(&answer, &mut [0]).unwrap();
@@ -615,7 +681,8 @@ fn propagation_reaches_only_who_asked() {
             let now = fs::read_to_string("/proc/self/mountinfo").unwrap();
             assert_eq!(now.contains(" /tmp/host/out "), to_host, "{word}: {now}");
             assert_eq!(now.lines().count(), before + usize::from(to_host), "{word}: {now}");
-            mount(Some("x"), "/tmp/host/in", Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+            mount(Some("x"), "/tmp/host/in", Some("tmpfs"), MsFlags::empty(), None::<&str>)
+                .unwrap();
             nix::unistd::write(&answered, b"g").unwrap();
             let status = nix::sys::wait::waitpid(child, None).unwrap();
             let expected = nix::sys::wait::WaitStatus::Exited(child, i32::from(from_host));
@@ -671,26 +738,42 @@ fn long_values_and_kernel_messages() {
     });
     in_namespaces(ALL, || {
         bundle();
-        let tmpfs = |word: &str| json!([{"destination": "/t", "type": "tmpfs", "options": ["ro", word]}]);
+        let tmpfs =
+            |word: &str| json!([{"destination": "/t", "type": "tmpfs", "options": ["ro", word]}]);
         for (mounts, expected) in [
-            (tmpfs("sise=1"), "mount \"/t\" (mounts[0].options[1]) (tmpfs: Unknown parameter 'sise'): fsconfig: EINVAL"),
+            (
+                tmpfs("sise=1"),
+                "mount \"/t\" (mounts[0].options[1]) (tmpfs: Unknown parameter 'sise'): fsconfig: EINVAL",
+            ),
             (tmpfs("size=x"), "(tmpfs: Bad value for 'size'): fsconfig: EINVAL"),
-            (json!([{"destination": "/t", "type": "no-such-fs"}]), "of type \"no-such-fs\": fsopen: ENODEV"),
-            (json!([{"destination": "/t", "source": "/none", "options": ["bind"]}]),
-                "mount \"/t\" (mounts[0]) from \"/none\": open_tree: ENOENT"),
-            (json!([{"destination": "/etc", "source": "/tmp/host/file", "options": ["bind"]}]),
-                "one of source and destination a directory"),
-            (json!([{"destination": "/proc", "source": "/tmp/host", "options": ["bind"]}]),
-                "mounts[0].source: only a procfs"),
-            (json!([{"destination": "/proc", "source": "/proc/sys", "options": ["rbind"]}]),
-                "mounts[0].source: only a procfs"),
+            (
+                json!([{"destination": "/t", "type": "no-such-fs"}]),
+                "of type \"no-such-fs\": fsopen: ENODEV",
+            ),
+            (
+                json!([{"destination": "/t", "source": "/none", "options": ["bind"]}]),
+                "mount \"/t\" (mounts[0]) from \"/none\": open_tree: ENOENT",
+            ),
+            (
+                json!([{"destination": "/etc", "source": "/tmp/host/file", "options": ["bind"]}]),
+                "one of source and destination a directory",
+            ),
+            (
+                json!([{"destination": "/proc", "source": "/tmp/host", "options": ["bind"]}]),
+                "mounts[0].source: only a procfs",
+            ),
+            (
+                json!([{"destination": "/proc", "source": "/proc/sys", "options": ["rbind"]}]),
+                "mounts[0].source: only a procfs",
+            ),
         ] {
             in_namespaces(MNT, || {
                 let failed = error(mounts, json!({}));
                 assert!(failed.contains(expected), "{failed}");
             });
         }
-        run(json!([{"destination": "/proc", "source": "/proc", "options": ["rbind"]}]), json!({})).unwrap();
+        run(json!([{"destination": "/proc", "source": "/proc", "options": ["rbind"]}]), json!({}))
+            .unwrap();
         assert!(fs::metadata("/proc/self/status").is_ok());
     });
 }
@@ -700,14 +783,22 @@ fn rootfs_may_be_a_link_or_the_root() {
     in_namespaces(ALL, || {
         bundle();
         symlink("rootfs", "/tmp/b/link").unwrap();
-        let linked = spec(with_proc(json!([])), json!({"maskedPaths": ["/proc/keys"]}), json!({"path": "link"}));
+        let linked = spec(
+            with_proc(json!([])),
+            json!({"maskedPaths": ["/proc/keys"]}),
+            json!({"path": "link"}),
+        );
         carry_out(&plan_of(&linked, false).unwrap(), &mut Alone).unwrap();
         assert!(fs::metadata("/etc").is_ok() && fs::metadata("/tmp").is_err());
     });
     in_namespaces(ALL, || {
         bundle();
-        let root = spec(with_proc(json!([
-            {"destination": "/dev", "type": "tmpfs"}])), json!({"maskedPaths": ["/proc/keys"]}), json!({"path": "/"}));
+        let root = spec(
+            with_proc(json!([
+            {"destination": "/dev", "type": "tmpfs"}])),
+            json!({"maskedPaths": ["/proc/keys"]}),
+            json!({"path": "/"}),
+        );
         carry_out(&plan_of(&root, false).unwrap(), &mut Alone).unwrap();
         assert_eq!(fs::metadata("/proc/keys").unwrap().rdev(), 0x103);
         assert!(shown("/dev").starts_with("rw"));
@@ -719,7 +810,8 @@ fn rootfs_may_be_a_link_or_the_root() {
 fn console_is_the_terminal_itself() {
     in_namespaces(ALL, || {
         bundle();
-        let plan = plan_of(&spec(default_mounts(), json!({}), json!({"path": "rootfs"})), false).unwrap();
+        let plan =
+            plan_of(&spec(default_mounts(), json!({}), json!({"path": "rootfs"})), false).unwrap();
         let mut root = Root::open(&plan, &mut Alone).unwrap();
         root.mount_all(&plan, &mut Alone).unwrap();
         root.devices(&plan).unwrap();
@@ -727,7 +819,9 @@ fn console_is_the_terminal_itself() {
         use std::os::fd::AsFd;
         let null = fs::File::open("/dev/null").unwrap();
         assert!(inside.console(null.as_fd()).is_err());
-        let master = nix::pty::posix_openpt(nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_NOCTTY).unwrap();
+        let master =
+            nix::pty::posix_openpt(nix::fcntl::OFlag::O_RDWR | nix::fcntl::OFlag::O_NOCTTY)
+                .unwrap();
         nix::pty::unlockpt(&master).unwrap();
         let slave = fs::File::options().read(true).write(true).open("/dev/pts/0").unwrap();
         symlink("/etc", "/dev/console").unwrap();
@@ -778,7 +872,8 @@ fn receive(socket: &std::os::unix::net::UnixStream) -> (Option<u8>, Option<Owned
     let mut control = nix::cmsg_space!([i32; 1]);
     let mut data = [std::io::IoSliceMut::new(&mut byte)];
     let message =
-        recvmsg::<()>(socket.as_raw_fd(), &mut data, Some(&mut control), MsgFlags::empty()).unwrap();
+        recvmsg::<()>(socket.as_raw_fd(), &mut data, Some(&mut control), MsgFlags::empty())
+            .unwrap();
     let fd = message.cmsgs().unwrap().find_map(|message| match message {
         ControlMessageOwned::ScmRights(fds) => Some(crate::sys::testing::adopt(fds[0])),
         _ => None,
@@ -797,37 +892,49 @@ fn the_creator_opens_and_maps_for_the_child() {
         fs::create_dir_all("/tmp/closed/volume").unwrap();
         fs::rename("/tmp/b", "/tmp/closed/b").unwrap();
         fs::set_permissions("/tmp/closed", fs::Permissions::from_mode(0o700)).unwrap();
-        mount(Some("x"), "/tmp/closed/volume", Some("tmpfs"), MsFlags::MS_NOSUID, None::<&str>).unwrap();
+        mount(Some("x"), "/tmp/closed/volume", Some("tmpfs"), MsFlags::MS_NOSUID, None::<&str>)
+            .unwrap();
         fs::write("/tmp/closed/volume/file", "closed").unwrap();
         let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
         mount(None::<&str>, "/tmp/closed/volume", None::<&str>, remount, None::<&str>).unwrap();
         for dir in ["closed/b/rootfs", "closed/b/rootfs/dev", "closed/b/rootfs/etc"] {
-            std::os::unix::fs::chown(Path::new("/tmp").join(dir), Some(100000), Some(100000)).unwrap();
+            std::os::unix::fs::chown(Path::new("/tmp").join(dir), Some(100000), Some(100000))
+                .unwrap();
         }
         let mounts = json!([
             {"destination": "/v", "source": "/tmp/closed/volume", "options": ["rbind"]},
             {"destination": "/m", "source": "/tmp/closed/volume", "options": ["rbind", "idmap"]},
         ]);
         let plan = plan_of(
-            &spec(with_proc(mounts), default_linux(), json!({"path": "/tmp/closed/b/rootfs"})), true,
-        ).unwrap();
+            &spec(
+                mounts,
+                json!({"maskedPaths": ["/etc"]}),
+                json!({"path": "/tmp/closed/b/rootfs"}),
+            ),
+            true,
+        )
+        .unwrap();
         let (outer, inner) = std::os::unix::net::UnixStream::pair().unwrap();
         let (pid_reader, pid_writer) = nix::unistd::pipe().unwrap();
         let Some(child) = crate::sys::testing::fork() else {
             drop(outer);
             let mut creator = Some(Outside(inner));
-            crate::testing::in_mapped_namespaces(ALL.difference(CloneFlags::CLONE_NEWPID) | USER, "0 100000 65536", || {
-                nix::unistd::write(&pid_writer, &std::process::id().to_ne_bytes()).unwrap();
-                carry_out(&plan, &mut creator.take().unwrap()).unwrap();
-                assert_eq!(fs::read_to_string("/v/file").unwrap(), "closed");
-                assert_eq!(fs::metadata("/v/file").unwrap().uid(), 65534);
-                assert_eq!(fs::metadata("/m/file").unwrap().uid(), 0);
-                for path in ["/v", "/m"] {
-                    assert!(fs::write(Path::new(path).join("x"), "").is_err());
-                    let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
-                    mount(None::<&str>, path, None::<&str>, remount, None::<&str>).unwrap_err();
-                }
-            });
+            crate::testing::in_mapped_namespaces(
+                ALL.difference(CloneFlags::CLONE_NEWPID) | USER,
+                "0 100000 65536",
+                || {
+                    nix::unistd::write(&pid_writer, &std::process::id().to_ne_bytes()).unwrap();
+                    carry_out(&plan, &mut creator.take().unwrap()).unwrap();
+                    assert_eq!(fs::read_to_string("/v/file").unwrap(), "closed");
+                    assert_eq!(fs::metadata("/v/file").unwrap().uid(), 65534);
+                    assert_eq!(fs::metadata("/m/file").unwrap().uid(), 0);
+                    for path in ["/v", "/m"] {
+                        assert!(fs::write(Path::new(path).join("x"), "").is_err());
+                        let remount = MsFlags::MS_REMOUNT | MsFlags::MS_BIND;
+                        mount(None::<&str>, path, None::<&str>, remount, None::<&str>).unwrap_err();
+                    }
+                },
+            );
             crate::sys::testing::exit(0);
         };
         drop((inner, pid_writer));
@@ -839,7 +946,9 @@ fn the_creator_opens_and_maps_for_the_child() {
         while let (Some(request), fd) = receive(&outer) {
             seen.push(request);
             let answer = match request {
-                b'r' => Some(bind::open_for_child(&plan, bind::Wanted::Rootfs, pid, proc.as_fd()).unwrap()),
+                b'r' => Some(
+                    bind::open_for_child(&plan, bind::Wanted::Rootfs, pid, proc.as_fd()).unwrap(),
+                ),
                 b'i' => {
                     let userns = fs::File::open(format!("/proc/{pid}/ns/user")).unwrap();
                     bind::idmap(&plan, 1, fd.unwrap().as_fd(), userns.as_fd()).unwrap();
@@ -861,13 +970,17 @@ fn the_creator_opens_and_maps_for_the_child() {
 #[test]
 fn cgroup_views() {
     let layout = host_layout();
-    let names: Vec<String> = layout.v1.iter()
-        .map(|h| h.mount_point.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    let names: Vec<String> = layout
+        .v1
+        .iter()
+        .map(|h| h.mount_point.file_name().unwrap().to_str().unwrap().to_owned())
+        .collect();
     if names.is_empty() {
         return;
     }
     let view = |cgroup_namespace: bool, user: bool, words: Value, check: &dyn Fn(&str)| {
-        let flags = if cgroup_namespace { ALL } else { ALL.difference(CloneFlags::CLONE_NEWCGROUP) };
+        let flags =
+            if cgroup_namespace { ALL } else { ALL.difference(CloneFlags::CLONE_NEWCGROUP) };
         in_namespaces(if user { flags | USER } else { flags }, || {
             bundle();
             let facts = Facts { cgroup_namespace, ..facts(&layout, user) };
@@ -886,7 +999,7 @@ fn cgroup_views() {
     };
     let point = |name: &str| shown(&format!("/sys/fs/cgroup/{name}"));
     for (namespace, user) in [(true, false), (false, false), (true, true), (false, true)] {
-        view(namespace, user, json!(["nosuid", "noexec", "nodev", "ro"]), &|name| {
+        view(namespace, user, json!(["nosuid", "noexec", "nodev", "noatime", "ro"]), &|name| {
             let got = point(name);
             assert!(got.starts_with("ro,nosuid,nodev,noexec"), "{namespace} {user} {name}: {got}");
             assert!(shown("/sys/fs/cgroup").starts_with("ro,"));
@@ -909,9 +1022,14 @@ fn comounted_controllers_have_links() {
     };
     let unified = Unified { mount_point: "/sys/fs/cgroup/unified".into(), own: "u".into() };
     let layout = Layout { v1: vec![hierarchy], unified: Some(unified) };
-    let dirs = [PathBuf::from("/sys/fs/cgroup/unified/box"), PathBuf::from("/sys/fs/cgroup/cpu/no")];
+    let dirs =
+        [PathBuf::from("/sys/fs/cgroup/unified/box"), PathBuf::from("/sys/fs/cgroup/cpu/no")];
     let text = format!("{:?}", cgroupfs::plan(&layout, &dirs, true));
-    for part in ["name: \"cpu,cpuacct\"", "\"/sys/fs/cgroup/cpu,cpuacct/a\"", "\"/sys/fs/cgroup/unified/box\""] {
+    for part in [
+        "name: \"cpu,cpuacct\"",
+        "\"/sys/fs/cgroup/cpu,cpuacct/a\"",
+        "\"/sys/fs/cgroup/unified/box\"",
+    ] {
         assert!(text.contains(part), "{text}");
     }
 }
@@ -921,22 +1039,49 @@ fn plan_names_the_field() {
     let ok = json!({"destination": "/ok", "type": "tmpfs"});
     let cases: &[(Value, &str)] = &[
         (json!({"destination": "/", "type": "tmpfs"}), "mounts[1].destination: is the root itself"),
-        (json!({"destination": "/a/..", "type": "tmpfs"}), "mounts[1].destination: is the root itself"),
+        (
+            json!({"destination": "/a/..", "type": "tmpfs"}),
+            "mounts[1].destination: is the root itself",
+        ),
         (json!({"destination": "", "type": "tmpfs"}), "mounts[1].destination: is empty"),
         (json!({"destination": "/a\u{0}", "type": "tmpfs"}), "mounts[1].destination: has a NUL"),
-        (json!({"destination": "/a", "type": "bind", "source": "/x"}), "mounts[1].type: \"bind\" needs the option"),
+        (
+            json!({"destination": "/a", "type": "bind", "source": "/x"}),
+            "mounts[1].type: \"bind\" needs the option",
+        ),
         (json!({"destination": "/a", "source": "/x"}), "mounts[1].type"),
         (json!({"destination": "/a", "options": ["bind"]}), "mounts[1].source: is missing"),
-        (json!({"destination": "/a", "source": "/x", "options": ["bind", "ro", "size=1"]}), "mounts[1].options[2]"),
-        (json!({"destination": "/a", "type": "proc", "options": ["tmpcopyup"]}), "mounts[1].options: tmpcopyup"),
-        (json!({"destination": "/proc", "type": "tmpfs"}), "mounts[1].destination: \"/proc\" can only be procfs"),
+        (
+            json!({"destination": "/a", "source": "/x", "options": ["bind", "ro", "size=1"]}),
+            "mounts[1].options[2]",
+        ),
+        (
+            json!({"destination": "/a", "type": "proc", "options": ["tmpcopyup"]}),
+            "mounts[1].options: tmpcopyup",
+        ),
+        (
+            json!({"destination": "/proc", "type": "tmpfs"}),
+            "mounts[1].destination: \"/proc\" can only be procfs",
+        ),
         (json!({"destination": "/x/../proc/./sys", "type": "tmpfs"}), "is inside /proc"),
-        (json!({"destination": "proc/self/attr", "source": "/x", "options": ["bind"]}), "is inside /proc"),
+        (
+            json!({"destination": "proc/self/attr", "source": "/x", "options": ["bind"]}),
+            "is inside /proc",
+        ),
         (json!({"destination": "/a", "type": "tmpfs", "options": ["idmap"]}), "only bind mounts"),
-        (json!({"destination": "/a", "source": "/x", "options": ["bind", "idmap"]}), "idmap needs mappings"),
-        (json!({"destination": "/a", "source": "/x", "options": ["bind"],
-            "uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}), "mounts[1].gidMappings: is missing"),
-        (json!({"destination": "/dev/pts", "type": "devpts", "options": ["gid=5"]}), "gid 5 is not mapped"),
+        (
+            json!({"destination": "/a", "source": "/x", "options": ["bind", "idmap"]}),
+            "idmap needs mappings",
+        ),
+        (
+            json!({"destination": "/a", "source": "/x", "options": ["bind"],
+            "uidMappings": [{"hostID": 0, "containerID": 0, "size": 1}]}),
+            "mounts[1].gidMappings: is missing",
+        ),
+        (
+            json!({"destination": "/dev/pts", "type": "devpts", "options": ["gid=5"]}),
+            "gid 5 is not mapped",
+        ),
     ];
     for (mount, expected) in cases {
         let linux = json!({"gidMappings": [{"hostID": 1000, "containerID": 0, "size": 1}]});
@@ -951,9 +1096,18 @@ fn plan_names_the_field() {
         (json!({"readonlyPaths": [""]}), "linux.readonlyPaths[0]"),
         (json!({"devices": [{"path": "/dev/x", "type": "a"}]}), "linux.devices[0].type"),
         (json!({"devices": [{"path": "dev/x", "type": "c"}]}), "linux.devices[0].path"),
-        (json!({"devices": [{"path": "/dev/x", "type": "c", "major": -1}]}), "linux.devices[0].major"),
-        (json!({"devices": [{"path": "/dev/x", "type": "c", "major": 4096}]}), "linux.devices[0].major"),
-        (json!({"devices": [{"path": "/dev/x", "type": "b", "minor": 1048576}]}), "linux.devices[0].minor"),
+        (
+            json!({"devices": [{"path": "/dev/x", "type": "c", "major": -1}]}),
+            "linux.devices[0].major",
+        ),
+        (
+            json!({"devices": [{"path": "/dev/x", "type": "c", "major": 4096}]}),
+            "linux.devices[0].major",
+        ),
+        (
+            json!({"devices": [{"path": "/dev/x", "type": "b", "minor": 1048576}]}),
+            "linux.devices[0].minor",
+        ),
     ];
     for (linux, expected) in linux {
         let spec = spec(json!([]), linux.clone(), json!({"path": "rootfs"}));
@@ -971,7 +1125,8 @@ fn plan_resolves_paths() {
         {"destination": "/x/y", "type": "tmpfs", "options": ["ro"]},
     ]);
     let linux = json!({"devices": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o600}]});
-    let plan = plan_of(&spec(mounts, linux, json!({"path": "rootfs", "readonly": true})), false).unwrap();
+    let plan =
+        plan_of(&spec(mounts, linux, json!({"path": "rootfs", "readonly": true})), false).unwrap();
     assert_eq!(plan.rootfs(), Path::new("/tmp/b/rootfs"));
     assert!(plan.readonly);
     assert_eq!(plan.mounts[0].target.as_c_str(), c"a/b/d");

@@ -5,7 +5,7 @@
 //! <https://github.com/brauner/man-pages-md>
 
 use std::ffi::{CStr, c_int, c_long, c_uint};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 use super::{Result, check};
@@ -98,7 +98,8 @@ pub(crate) fn clone_tree(
         flags |= libc::AT_SYMLINK_NOFOLLOW as c_uint;
     }
     // SAFETY: `path` is NUL-terminated and outlives the call, which only reads it.
-    let value = unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) };
+    let value =
+        unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) };
     check("open_tree", value).map(owned)
 }
 
@@ -139,7 +140,12 @@ pub(crate) fn fspick(mount: BorrowedFd<'_>) -> Result<OwnedFd> {
     check("fspick", value).map(owned)
 }
 
-fn fsconfig(fs: BorrowedFd<'_>, command: c_uint, key: Option<&CStr>, value: Option<&CStr>) -> Result<()> {
+fn fsconfig(
+    fs: BorrowedFd<'_>,
+    command: c_uint,
+    key: Option<&CStr>,
+    value: Option<&CStr>,
+) -> Result<()> {
     let pointer = |text: Option<&CStr>| text.map_or(ptr::null(), CStr::as_ptr);
     // SAFETY: each pointer is null or a NUL-terminated string that outlives the call; the commands
     // used here take a string or nothing as value, and the kernel copies it.
@@ -202,7 +208,12 @@ fn setattr(mount: BorrowedFd<'_>, depth: Depth, attr: &MountAttr) -> Result<()> 
 }
 
 /// Sets and clears attributes of a mount.
-pub(crate) fn set_attributes(mount: BorrowedFd<'_>, depth: Depth, set: u64, clear: u64) -> Result<()> {
+pub(crate) fn set_attributes(
+    mount: BorrowedFd<'_>,
+    depth: Depth,
+    set: u64,
+    clear: u64,
+) -> Result<()> {
     setattr(mount, depth, &MountAttr { set, clear, ..MountAttr::default() })
 }
 
@@ -240,11 +251,4 @@ pub(crate) fn place(file: BorrowedFd<'_>) -> Result<Place> {
         mount: data.stx_mnt_id,
         is_root: data.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0,
     })
-}
-
-/// A detached read-only clone of the mount of one file.
-pub(crate) fn read_only_clone(file: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let tree = clone_tree(file, c"", Depth::Top, true)?;
-    set_attributes(tree.as_fd(), Depth::Top, MOUNT_ATTR_RDONLY, 0)?;
-    Ok(tree)
 }
