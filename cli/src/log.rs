@@ -60,9 +60,7 @@ impl Log {
 
     /// A line that only `--debug` shows.
     pub fn debug(&self, message: &str) {
-        if self.debug {
-            self.write(Level::Debug, message);
-        }
+        self.write(Level::Debug, message);
     }
 
     /// A warning.
@@ -78,7 +76,11 @@ impl Log {
         }
     }
 
-    fn write(&self, level: Level, message: &str) {
+    /// One line.
+    pub fn write(&self, level: Level, message: &str) {
+        if level == Level::Debug && !self.debug {
+            return;
+        }
         let line = line(self.format, level, message, &time::now());
         match &self.file {
             Some(file) => send(&mut &**file, &line),

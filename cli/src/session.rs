@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use runtime::{Call, Container, Context, Rootless, quote};
 
 use crate::environment::Environment;
-use crate::log::Log;
+use crate::log::{Level, Log};
 use crate::program::Failure;
 
 /// State root of root.
@@ -55,6 +55,8 @@ pub struct Session {
     pub rootless: Rootless,
     /// `--log`, `--log-format`, `--debug`.
     pub log: Log,
+    /// Level of the library's warnings.
+    pub warnings: Level,
 }
 
 impl Global {
@@ -72,6 +74,7 @@ impl Global {
                 systemd_cgroup: self.systemd_cgroup,
                 rootless,
                 log,
+                warnings: Level::Warning,
             }),
             Err(failure) => Err((failure, log)),
         }
@@ -131,9 +134,16 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 impl Session {
-    /// The same options with another state root.
-    pub fn with_root(&self, root: PathBuf) -> Session {
-        Session { root, explicit_root: true, log: self.log.clone(), ..*self }
+    /// The same options for a container that nobody else sees: its own state root, and no word about
+    /// what this host does not let it have.
+    pub fn private(&self, root: PathBuf) -> Session {
+        Session {
+            root,
+            explicit_root: true,
+            log: self.log.clone(),
+            warnings: Level::Debug,
+            ..*self
+        }
     }
 
     /// Opens a container.
@@ -149,7 +159,7 @@ impl Session {
         let mut warnings = Vec::new();
         let result = operation(&mut warnings);
         for warning in warnings {
-            self.log.warning(&warning);
+            self.log.write(self.warnings, &warning);
         }
         Ok(result?)
     }

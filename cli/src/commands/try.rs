@@ -103,7 +103,7 @@ impl Try {
             start: Start::Here,
         };
         let life = Life { detach: false, keep: false, subreaper: true };
-        let own = session.with_root(base.join("state"));
+        let own = session.private(base.join("state"));
         container::run(&own, &format!("try-{}", std::process::id()), options, life)
     }
 
