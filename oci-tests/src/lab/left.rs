@@ -1,0 +1,79 @@
+//! What a runtime may leave behind, and how to see it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use super::{Lab, cgroups};
+use crate::check::{Res, fail};
+
+/// How long the kernel may take to let a killed process and its cgroup go.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The mount points of this process's mount namespace, each with its id, so that a second mount on
+/// the same place is seen too.
+pub fn mount_points() -> BTreeSet<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            Some(format!("{} {}", fields.next()?, fields.nth(3)?))
+        })
+        .collect()
+}
+
+/// Fails when something of this test is left, after a grace period for the kernel.
+pub fn check(lab: &Lab) -> Res {
+    let deadline = Instant::now() + GRACE;
+    loop {
+        let left = list(lab);
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return fail(format!("left behind: {}", left.join(", ")));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn list(lab: &Lab) -> Vec<String> {
+    reap();
+    let mut left = Vec::new();
+    left.extend(processes(lab));
+    let mounts = mount_points();
+    left.extend(mounts.difference(&lab.mounts_before).map(|mount| format!("mount {mount}")));
+    let cgroups = cgroups::named(&lab.word);
+    left.extend(cgroups.iter().map(|path| format!("cgroup {}", path.display())));
+    for entry in fs::read_dir(&lab.state).into_iter().flatten().flatten() {
+        // A lock file that serves all containers is not a container's.
+        if entry.file_name().to_string_lossy().contains(lab.word.as_str()) {
+            left.push(format!("state {}", entry.path().display()));
+        }
+    }
+    left
+}
+
+/// Collects orphans that have ended; this process is pid 1 of its namespace.
+fn reap() {
+    while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            break;
+        }
+    }
+}
+
+fn processes(lab: &Lab) -> Vec<String> {
+    let mut left = Vec::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+        let ours = pid == 1 || lab.helpers.borrow().contains(&pid);
+        if !ours && let Ok(name) = fs::read_to_string(entry.path().join("comm")) {
+            left.push(format!("process {pid} ({})", name.trim()));
+        }
+    }
+    left
+}
