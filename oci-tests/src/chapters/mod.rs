@@ -1,11 +1,29 @@
 //! The tests, one file per chapter.
 
+mod cgroups;
+mod cgroups_v2;
+mod config;
+mod devices;
+mod hooks;
+mod mount_options;
+mod mounts;
+mod namespaces;
 mod process;
 
 use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 1] = [process::tests];
+    let chapters: [fn() -> Vec<Test>; 9] = [
+        config::tests,
+        process::tests,
+        mounts::tests,
+        mount_options::tests,
+        hooks::tests,
+        namespaces::tests,
+        devices::tests,
+        cgroups::tests,
+        cgroups_v2::tests,
+    ];
     chapters.iter().flat_map(|chapter| chapter()).collect()
 }

@@ -283,6 +283,8 @@ fn limits() -> Vec<Test> {
             same("RLIMIT_AS", &seen["rlimits"]["RLIMIT_AS"], json!([33_554_432, 33_554_432]))
         }),
         test("config#posix-process", "F8", "three open files are enough to be started with", |lab| {
+            // The limit is the process's, "rlim.rlim_cur MUST match": that a runtime needs descriptors of
+            // its own after it has set the limit is not the configuration's fault.
             let bundle = lab.bundle(&["exit 6"], |spec| {
                 spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 3, "hard": 3 }]);
             })?;

@@ -45,7 +45,7 @@ fn list(lab: &Lab) -> Vec<String> {
     let mut left = Vec::new();
     left.extend(processes(lab));
     let mounts = mount_points();
-    left.extend(mounts.difference(&lab.mounts_before).map(|mount| format!("mount {mount}")));
+    left.extend(mounts.difference(&lab.mounts_before.borrow()).map(|mount| format!("mount {mount}")));
     let cgroups = cgroups::named(&lab.word);
     left.extend(cgroups.iter().map(|path| format!("cgroup {}", path.display())));
     for entry in fs::read_dir(&lab.state).into_iter().flatten().flatten() {

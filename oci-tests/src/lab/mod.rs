@@ -67,7 +67,7 @@ pub struct Lab {
     count: Cell<u32>,
     ids: RefCell<Vec<String>>,
     notes: RefCell<Vec<String>>,
-    mounts_before: BTreeSet<String>,
+    mounts_before: RefCell<BTreeSet<String>>,
     helpers: RefCell<BTreeSet<i32>>,
 }
 
@@ -87,7 +87,7 @@ impl Lab {
             count: Cell::new(0),
             ids: RefCell::default(),
             notes: RefCell::default(),
-            mounts_before: left::mount_points(),
+            mounts_before: RefCell::new(left::mount_points()),
             helpers: RefCell::default(),
         })
     }
@@ -113,6 +113,11 @@ impl Lab {
     /// A process of the suite's own that is not a leftover.
     pub fn own(&self, pid: u32) {
         self.helpers.borrow_mut().insert(pid as i32);
+    }
+
+    /// Takes the mounts that exist at this moment for the test's own.
+    pub fn own_mounts(&self) {
+        *self.mounts_before.borrow_mut() = left::mount_points();
     }
 
     /// Adds a comment to the test's result.
