@@ -114,11 +114,12 @@ pub fn inner(words: &[String]) -> i32 {
         }
     };
     let mut result = (test.run)(&lab);
+    let reported = lab.left_before.get();
     lab.delete_all();
     let left = lab.nothing_left();
     if result.is_ok() {
         result = left;
-    } else if let Err(Stop::Fail(reason)) = left {
+    } else if let (Err(Stop::Fail(reason)), false) = (left, reported) {
         lab.note(reason);
     }
     report(&result, &lab.notes());

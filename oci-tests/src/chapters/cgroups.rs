@@ -53,7 +53,8 @@ fn knobs() -> Vec<Knob> {
 }
 
 fn knob((section, row, field, value, controller, file, wanted): Knob) -> Test {
-    let text = format!("{field} = {} is {wanted} in {file}", if value.is_array() { "a rate" } else { &value.to_string() }.to_owned());
+    let shown = if value.is_array() { "a rate".to_owned() } else { value.to_string() };
+    let text = format!("{field} = {shown} is {wanted} in {file}");
     test(section, row, text, move |lab| {
         let parent = v1(controller, "/")?;
         let has_file = parent.join(file).exists() || first_child(&parent).is_some_and(|child| child.join(file).exists());

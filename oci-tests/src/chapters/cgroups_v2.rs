@@ -131,11 +131,14 @@ fn plain() -> Vec<Test> {
         }),
         test("config-linux#cgroup-ownership", "F30", "with a writable one, only the files of /sys/kernel/cgroup/delegate change", |lab| {
             use std::os::unix::fs::MetadataExt;
-            let container = lab.create(&["pause"], |spec| {
+            let bundle = lab.bundle(&["pause"], |spec| {
                 namespace(spec, "cgroup");
                 crate::lab::bundle::user_namespace(spec);
                 mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev"]);
             })?;
+            // The container's root may not make directories in a root file system of the host's root.
+            fs::create_dir_all(bundle.inside("/sys/fs/cgroup"))?;
+            let container = lab.create_from(&bundle)?;
             let dir = v2(&container.cgroup)?;
             eq("owner of cgroup.freeze", &fs::metadata(dir.join("cgroup.freeze"))?.uid(), &0)?;
             let owner = fs::metadata(dir.join("cgroup.procs"))?.uid();

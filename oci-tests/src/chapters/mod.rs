@@ -8,13 +8,16 @@ mod hooks;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod paths;
 mod process;
+mod seccomp;
+mod seccomp_notify;
 
 use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 9] = [
+    let chapters: [fn() -> Vec<Test>; 12] = [
         config::tests,
         process::tests,
         mounts::tests,
@@ -24,6 +27,9 @@ pub fn all() -> Vec<Test> {
         devices::tests,
         cgroups::tests,
         cgroups_v2::tests,
+        seccomp::tests,
+        seccomp_notify::tests,
+        paths::tests,
     ];
     chapters.iter().flat_map(|chapter| chapter()).collect()
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::Lab;
-use crate::check::{Res, cut, fail};
+use crate::check::{Res, cut, fail, skip};
 use crate::sys;
 
 /// How long one command of a runtime may take; generous, since the machine is shared.
@@ -30,6 +30,14 @@ pub struct Output {
 }
 
 impl Output {
+    /// Skips when the runtime failed for want of a privilege that this machine's root does not have.
+    pub fn excuse(&self) -> Res {
+        if self.code != Some(0) && self.err.contains("RLIM_MEMLOCK") {
+            return skip("this runtime needs CAP_SYS_RESOURCE for device rules, which this machine lacks");
+        }
+        Ok(())
+    }
+
     /// One line for a failure's reason.
     pub fn brief(&self) -> String {
         format!("code {:?} signal {:?}: {}", self.code, self.signal, cut(&self.err))

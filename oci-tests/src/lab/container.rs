@@ -32,6 +32,7 @@ impl<'l> Container<'l> {
         words.extend_from_slice(options);
         words.push(&bundle.id);
         let (output, lines) = lab.call(&words).piped()?;
+        output.excuse()?;
         if output.code != Some(0) {
             return fail(format!("create ended with {}", output.brief()));
         }

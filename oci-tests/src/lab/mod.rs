@@ -64,6 +64,8 @@ pub struct Lab {
     pub cgroup_parent: String,
     /// The static probe on the same file system.
     pub probe: PathBuf,
+    /// Whether something left behind was reported already.
+    pub left_before: Cell<bool>,
     count: Cell<u32>,
     ids: RefCell<Vec<String>>,
     notes: RefCell<Vec<String>>,
@@ -84,6 +86,7 @@ impl Lab {
             word: word.to_owned(),
             cgroup_parent: cgroup_parent.to_owned(),
             probe: probe.to_owned(),
+            left_before: Cell::new(false),
             count: Cell::new(0),
             ids: RefCell::default(),
             notes: RefCell::default(),
@@ -162,6 +165,7 @@ impl Lab {
     /// Runs a bundle, which must work, and answers what the probe saw.
     pub fn seen(&self, bundle: &Bundle) -> Res<Value> {
         let output = self.run(bundle)?;
+        output.excuse()?;
         if output.code != Some(0) {
             return fail(format!("run ended with {}", output.brief()));
         }
@@ -208,6 +212,7 @@ impl Lab {
     /// As `refused`, with a bundle that the test has prepared.
     pub fn refused_from(&self, bundle: &Bundle) -> Res<Output> {
         let output = self.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
+        output.excuse()?;
         if output.code == Some(0) {
             return fail("create succeeded");
         }
