@@ -3,8 +3,11 @@
 mod cgroups;
 mod cgroups_v2;
 mod config;
+mod contract;
 mod devices;
+mod exec;
 mod hooks;
+mod lifecycle;
 mod mount_options;
 mod mounts;
 mod namespaces;
@@ -17,7 +20,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 12] = [
+    let chapters: [fn() -> Vec<Test>; 15] = [
         config::tests,
         process::tests,
         mounts::tests,
@@ -30,6 +33,9 @@ pub fn all() -> Vec<Test> {
         seccomp::tests,
         seccomp_notify::tests,
         paths::tests,
+        lifecycle::tests,
+        exec::tests,
+        contract::tests,
     ];
     chapters.iter().flat_map(|chapter| chapter()).collect()
 }
