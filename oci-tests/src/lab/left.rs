@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 
 use super::{Lab, cgroups};
 use crate::check::{Res, fail};
@@ -62,7 +62,7 @@ fn list(lab: &Lab) -> Vec<String> {
 }
 
 /// Collects orphans that have ended; this process is pid 1 of its namespace.
-fn reap() {
+pub fn reap() {
     while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
         if status == WaitStatus::StillAlive {
             break;
@@ -70,7 +70,21 @@ fn reap() {
     }
 }
 
-fn processes(lab: &Lab) -> Vec<String> {
+/// Collects orphans that have ended, but not the process whose exit code a test wants.
+pub fn reap_all_but(kept: i32) {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(status) = waitid(Id::All, flags) {
+        match status.pid() {
+            Some(pid) if pid.as_raw() != kept => {
+                let _ = waitpid(pid, None);
+            }
+            _ => break,
+        }
+    }
+}
+
+/// The processes of this pid namespace that are not the suite's.
+pub fn processes(lab: &Lab) -> Vec<String> {
     let mut left = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };

@@ -237,3 +237,13 @@ impl Lab {
         left::check(self)
     }
 }
+
+/// Collects orphans that have ended.
+pub fn reap_orphans() {
+    left::reap();
+}
+
+/// Processes of this test other than its own.
+pub fn processes_left(lab: &Lab) -> Vec<String> {
+    left::processes(lab)
+}
