@@ -26,7 +26,11 @@ impl Tally {
 
     fn cell(self) -> String {
         let asked = self.ok + self.not_ok;
-        let skipped = if self.skip > 0 { format!(" ({} skipped)", self.skip) } else { String::new() };
+        let skipped = if self.skip > 0 {
+            format!(" ({} skipped)", self.skip)
+        } else {
+            String::new()
+        };
         format!("{}/{asked}{skipped}", self.ok)
     }
 }
@@ -37,7 +41,9 @@ pub fn table(columns: &[Column]) -> String {
     let mut totals = vec![Tally::default(); columns.len()];
     for (place, (_, outcomes)) in columns.iter().enumerate() {
         for outcome in outcomes {
-            let row = rows.entry(outcome.section).or_insert_with(|| vec![Tally::default(); columns.len()]);
+            let row = rows
+                .entry(outcome.section)
+                .or_insert_with(|| vec![Tally::default(); columns.len()]);
             row[place].add(outcome.verdict);
             totals[place].add(outcome.verdict);
         }
@@ -51,19 +57,26 @@ pub fn table(columns: &[Column]) -> String {
         let cells: Vec<String> = tallies.iter().map(|tally| tally.cell()).collect();
         let _ = writeln!(text, "| {section} | {} |", cells.join(" | "));
     }
-    let cells: Vec<String> = totals.iter().map(|tally| format!("**{}**", tally.cell())).collect();
+    let cells: Vec<String> = totals
+        .iter()
+        .map(|tally| format!("**{}**", tally.cell()))
+        .collect();
     let _ = writeln!(text, "| **total** | {} |", cells.join(" | "));
     text
 }
 
 /// The tests that every runtime fails: each of them is suspect.
 pub fn failed_by_all(columns: &[Column]) -> String {
-    let Some((_, first)) = columns.first() else { return String::new() };
+    let Some((_, first)) = columns.first() else {
+        return String::new();
+    };
     let mut text = String::from("\nFailed by all:\n\n");
     for (place, outcome) in first.iter().enumerate() {
-        let all = columns
-            .iter()
-            .all(|(_, outcomes)| outcomes.get(place).is_some_and(|o| o.verdict == Verdict::NotOk));
+        let all = columns.iter().all(|(_, outcomes)| {
+            outcomes
+                .get(place)
+                .is_some_and(|o| o.verdict == Verdict::NotOk)
+        });
         if all {
             let _ = writeln!(text, "- {}", outcome.title);
         }

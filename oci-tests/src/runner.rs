@@ -74,7 +74,13 @@ impl Place {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         fs::create_dir(&base)?;
-        mount(Some("tmpfs"), &base, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+        mount(
+            Some("tmpfs"),
+            &base,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )?;
         fs::copy(std::env::current_exe()?, base.join("probe"))?;
         fs::set_permissions(base.join("probe"), fs::Permissions::from_mode(0o755))?;
         private_dev(&base.join("dev"))?;
@@ -95,48 +101,92 @@ impl Drop for Place {
 
 fn private_dev(dir: &Path) -> io::Result<()> {
     const NODES: [(&str, u64, u64); 7] = [
-        ("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9),
-        ("tty", 5, 0), ("fuse", 10, 229),
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+        ("fuse", 10, 229),
     ];
     fs::create_dir(dir)?;
-    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755"))?;
+    mount(
+        Some("tmpfs"),
+        dir,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID,
+        Some("mode=755"),
+    )?;
     for (name, major, minor) in NODES {
-        mknod(&dir.join(name), SFlag::S_IFCHR, Mode::empty(), makedev(major, minor))?;
+        mknod(
+            &dir.join(name),
+            SFlag::S_IFCHR,
+            Mode::empty(),
+            makedev(major, minor),
+        )?;
         fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o666))?;
     }
-    for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")] {
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
         symlink(target, dir.join(name))?;
     }
     fs::create_dir(dir.join("pts"))?;
     let options = Some("newinstance,ptmxmode=0666,mode=0620");
-    mount(Some("devpts"), &dir.join("pts"), Some("devpts"), MsFlags::empty(), options)?;
+    mount(
+        Some("devpts"),
+        &dir.join("pts"),
+        Some("devpts"),
+        MsFlags::empty(),
+        options,
+    )?;
     fs::create_dir(dir.join("shm"))?;
-    mount(Some(dir), "/dev", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
+    mount(
+        Some(dir),
+        "/dev",
+        None::<&str>,
+        MsFlags::MS_MOVE,
+        None::<&str>,
+    )?;
     Ok(())
 }
 
 /// Runs a plan; `each` hears of every result in the plan's order.
-pub fn run(place: &Place, plan: &Plan, mut each: impl FnMut(usize, &Outcome) + Send) -> Vec<Outcome> {
+pub fn run(
+    place: &Place,
+    plan: &Plan,
+    mut each: impl FnMut(usize, &Outcome) + Send,
+) -> Vec<Outcome> {
     let tests = chapters::all();
     let crun = Kind::of(&plan.runtime) == Kind::Crun;
     let hybrid = {
         let all = cgroups::hierarchies();
         all.iter().any(|h| h.v2) && all.iter().any(|h| !h.v2)
     };
-    let layout = plan.layout.unwrap_or(if crun && hybrid { Layout::V1 } else { Layout::Host });
+    let layout = plan.layout.unwrap_or(if crun && hybrid {
+        Layout::V1
+    } else {
+        Layout::Host
+    });
     let next = AtomicUsize::new(0);
     let done = Mutex::new((BTreeMap::<usize, Outcome>::new(), 0usize));
     let each = Mutex::new(&mut each);
     // The results cross the threads as data; the tests themselves stay where they were made.
-    let titles: Vec<(&'static str, String)> = tests.iter().map(|t| (t.section, t.title())).collect();
+    let titles: Vec<(&'static str, String)> =
+        tests.iter().map(|t| (t.section, t.title())).collect();
     drop(tests);
     std::thread::scope(|scope| {
         for _ in 0..plan.jobs.max(1) {
             scope.spawn(|| {
                 loop {
                     let turn = next.fetch_add(1, Ordering::SeqCst);
-                    let Some(&index) = plan.indices.get(turn) else { break };
+                    let Some(&index) = plan.indices.get(turn) else {
+                        break;
+                    };
                     let answer = worker::spawn(&Job {
                         runtime: plan.runtime.clone(),
                         index,
@@ -155,7 +205,11 @@ pub fn run(place: &Place, plan: &Plan, mut each: impl FnMut(usize, &Outcome) + S
             });
         }
     });
-    done.into_inner().expect("no holder of this lock panics").0.into_values().collect()
+    done.into_inner()
+        .expect("no holder of this lock panics")
+        .0
+        .into_values()
+        .collect()
 }
 
 fn outcome((section, title): &(&'static str, String), answer: &Value) -> Outcome {
@@ -170,6 +224,8 @@ fn outcome((section, title): &(&'static str, String), answer: &Value) -> Outcome
         title: title.clone(),
         verdict,
         reason: answer["reason"].as_str().unwrap_or_default().to_owned(),
-        notes: notes.filter_map(|note| note.as_str().map(str::to_owned)).collect(),
+        notes: notes
+            .filter_map(|note| note.as_str().map(str::to_owned))
+            .collect(),
     }
 }

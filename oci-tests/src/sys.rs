@@ -13,7 +13,14 @@ pub fn raw(number: i64, args: [u64; 6]) -> (i64, i32) {
     // SAFETY: the arguments are numbers the suite chose for calls that do not write to memory, or the
     // address of a leaked buffer of 4096 bytes; no Rust object is reachable from them.
     let answer = unsafe { libc::syscall(number, a, b, c, d, e, f) };
-    (answer, if answer == -1 { io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 })
+    (
+        answer,
+        if answer == -1 {
+            io::Error::last_os_error().raw_os_error().unwrap_or(0)
+        } else {
+            0
+        },
+    )
 }
 
 /// A descriptor that becomes readable when `pid` ends.
@@ -29,7 +36,12 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 /// The columns and rows of the terminal behind `fd`.
 pub fn window_size(fd: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: TIOCGWINSZ writes one winsize, and `size` is one that outlives the call.
     match unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &mut size) } {
         0 => Ok((size.ws_col, size.ws_row)),
@@ -42,13 +54,15 @@ pub fn session_keyring() -> io::Result<String> {
     let mut text = [0u8; 256];
     // SAFETY: KEYCTL_DESCRIBE (6) writes at most the given length to the buffer, which outlives the
     // call; -3 is KEY_SPEC_SESSION_KEYRING.
-    let length = unsafe {
-        libc::syscall(libc::SYS_keyctl, 6, -3i64, text.as_mut_ptr(), text.len())
-    };
+    let length =
+        unsafe { libc::syscall(libc::SYS_keyctl, 6, -3i64, text.as_mut_ptr(), text.len()) };
     if length < 0 {
         return Err(io::Error::last_os_error());
     }
-    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
+    let end = text
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(text.len());
     Ok(String::from_utf8_lossy(&text[..end]).into_owned())
 }
 
@@ -125,11 +139,30 @@ pub fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<Request> {
 }
 
 /// Answers a request: `Ok(value)` or a (positive) errno; `None` lets the call continue.
-pub fn seccomp_answer(listener: BorrowedFd<'_>, id: u64, answer: Option<Result<i64, i32>>) -> io::Result<()> {
+pub fn seccomp_answer(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    answer: Option<Result<i64, i32>>,
+) -> io::Result<()> {
     let response = match answer {
-        Some(Ok(value)) => Response { id, value, error: 0, flags: 0 },
-        Some(Err(errno)) => Response { id, value: 0, error: -errno, flags: 0 },
-        None => Response { id, value: 0, error: 0, flags: 1 },
+        Some(Ok(value)) => Response {
+            id,
+            value,
+            error: 0,
+            flags: 0,
+        },
+        Some(Err(errno)) => Response {
+            id,
+            value: 0,
+            error: -errno,
+            flags: 0,
+        },
+        None => Response {
+            id,
+            value: 0,
+            error: 0,
+            flags: 1,
+        },
     };
     // SAFETY: SECCOMP_IOCTL_NOTIF_SEND reads one struct seccomp_notif_resp (24 bytes).
     match unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND, &response) } {

@@ -18,20 +18,33 @@ const MOMENTS: u32 = 12;
 /// Tests of this chapter.
 pub fn tests() -> Vec<Test> {
     vec![
-        test(SECTION, "F160", "the runtime killed during create", |lab| rounds(lab, create_killed)),
-        test(SECTION, "F160", "the runtime killed during create, with hooks and mounts", |lab| {
-            let heavy = |lab: &Lab, part: f64| {
-                let bundle = lab.bundle(&["pause"], |spec| {
-                    for n in 0..10 {
-                        mount(spec, &format!("/data/{n}"), "tmpfs", "tmpfs", &[]);
-                    }
-                    spec["hooks"] = serde_json::json!({ "createRuntime": [{ "path": "/bin/true" }] });
-                })?;
-                killed(lab, &bundle, &["create", "--bundle", bundle.path(), &bundle.id], part)?;
-                clean(lab, &bundle)
-            };
-            rounds(lab, heavy)
+        test(SECTION, "F160", "the runtime killed during create", |lab| {
+            rounds(lab, create_killed)
         }),
+        test(
+            SECTION,
+            "F160",
+            "the runtime killed during create, with hooks and mounts",
+            |lab| {
+                let heavy = |lab: &Lab, part: f64| {
+                    let bundle = lab.bundle(&["pause"], |spec| {
+                        for n in 0..10 {
+                            mount(spec, &format!("/data/{n}"), "tmpfs", "tmpfs", &[]);
+                        }
+                        spec["hooks"] =
+                            serde_json::json!({ "createRuntime": [{ "path": "/bin/true" }] });
+                    })?;
+                    killed(
+                        lab,
+                        &bundle,
+                        &["create", "--bundle", bundle.path(), &bundle.id],
+                        part,
+                    )?;
+                    clean(lab, &bundle)
+                };
+                rounds(lab, heavy)
+            },
+        ),
         test(SECTION, "F160", "the runtime killed during start", |lab| {
             rounds(lab, |lab, part| {
                 let bundle = lab.bundle(&["pause"], |_| {})?;
@@ -51,46 +64,70 @@ pub fn tests() -> Vec<Test> {
                 clean(lab, &bundle)
             })
         }),
-        test(SECTION, "F160", "the runtime killed during exec does not disturb the container", |lab| {
-            let container = lab.running(|_| {})?;
-            for moment in 0..MOMENTS {
-                let started = lab.call(&["exec", &container.id, "/bin/probe", "exit 0"]).spawn()?;
-                pause(30.0 * f64::from(moment) / f64::from(MOMENTS));
-                started.kill()?;
-            }
-            container.expect("running")?;
-            container.end()
-        }),
-        test(SECTION, "F160", "the container's process killed during create: create ends with an error", |lab| {
-            rounds(lab, |lab, part| {
-                let bundle = lab.bundle(&["pause"], |_| {})?;
-                let started = lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).spawn()?;
-                pause(50.0 * part);
-                // Whatever is a child of the runtime at this moment.
-                for pid in children(started.child.id() as i32) {
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        test(
+            SECTION,
+            "F160",
+            "the runtime killed during exec does not disturb the container",
+            |lab| {
+                let container = lab.running(|_| {})?;
+                for moment in 0..MOMENTS {
+                    let started = lab
+                        .call(&["exec", &container.id, "/bin/probe", "exit 0"])
+                        .spawn()?;
+                    pause(30.0 * f64::from(moment) / f64::from(MOMENTS));
+                    started.kill()?;
                 }
+                container.expect("running")?;
+                container.end()
+            },
+        ),
+        test(
+            SECTION,
+            "F160",
+            "the container's process killed during create: create ends with an error",
+            |lab| {
+                rounds(lab, |lab, part| {
+                    let bundle = lab.bundle(&["pause"], |_| {})?;
+                    let started = lab
+                        .call(&["create", "--bundle", bundle.path(), &bundle.id])
+                        .spawn()?;
+                    pause(50.0 * part);
+                    // Whatever is a child of the runtime at this moment.
+                    for pid in children(started.child.id() as i32) {
+                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                    }
+                    started.wait()?;
+                    clean(lab, &bundle)
+                })
+            },
+        ),
+        test(
+            SECTION,
+            "F160",
+            "the container's process killed while it waits for start",
+            |lab| {
+                let bundle = lab.bundle(&["pause"], |_| {})?;
+                let container = lab.create_from(&bundle)?;
+                kill(Pid::from_raw(container.pid()), Signal::SIGKILL)?;
+                container.wait()?;
+                container.expect("stopped")?;
+                clean(lab, &bundle)
+            },
+        ),
+        test(
+            SECTION,
+            "F160",
+            "the runtime killed by the death of its parent (PDEATHSIG) during create",
+            |lab| {
+                let bundle = lab.bundle(&["pause"], |_| {})?;
+                let started = lab
+                    .call(&["create", "--bundle", bundle.path(), &bundle.id])
+                    .shell("setpriv --pdeathsig KILL -- \"$@\" & sleep 0.02")
+                    .spawn()?;
                 started.wait()?;
                 clean(lab, &bundle)
-            })
-        }),
-        test(SECTION, "F160", "the container's process killed while it waits for start", |lab| {
-            let bundle = lab.bundle(&["pause"], |_| {})?;
-            let container = lab.create_from(&bundle)?;
-            kill(Pid::from_raw(container.pid()), Signal::SIGKILL)?;
-            container.wait()?;
-            container.expect("stopped")?;
-            clean(lab, &bundle)
-        }),
-        test(SECTION, "F160", "the runtime killed by the death of its parent (PDEATHSIG) during create", |lab| {
-            let bundle = lab.bundle(&["pause"], |_| {})?;
-            let started = lab
-                .call(&["create", "--bundle", bundle.path(), &bundle.id])
-                .shell("setpriv --pdeathsig KILL -- \"$@\" & sleep 0.02")
-                .spawn()?;
-            started.wait()?;
-            clean(lab, &bundle)
-        }),
+            },
+        ),
     ]
 }
 
@@ -106,13 +143,21 @@ fn rounds(lab: &Lab, round: impl Fn(&Lab, f64) -> Res) -> Res {
     }
     match failures.first() {
         None => Ok(()),
-        Some(first) => fail(format!("{} of {MOMENTS} rounds failed, the first: {first}", failures.len())),
+        Some(first) => fail(format!(
+            "{} of {MOMENTS} rounds failed, the first: {first}",
+            failures.len()
+        )),
     }
 }
 
 fn create_killed(lab: &Lab, part: f64) -> Res {
     let bundle = lab.bundle(&["pause"], |_| {})?;
-    killed(lab, &bundle, &["create", "--bundle", bundle.path(), &bundle.id], part)?;
+    killed(
+        lab,
+        &bundle,
+        &["create", "--bundle", bundle.path(), &bundle.id],
+        part,
+    )?;
     clean(lab, &bundle)
 }
 
@@ -129,8 +174,11 @@ fn pause(milliseconds: f64) {
 }
 
 fn children(pid: i32) -> Vec<i32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect()
 }
 
 /// `delete --force` must leave nothing of this id, and the id must work again.
@@ -162,12 +210,16 @@ fn remains(lab: &Lab, bundle: &Bundle) -> Res {
     crate::lab::reap_orphans();
     let cgroups = cgroups::named(&bundle.id);
     if let Some(path) = cgroups.first() {
-        return fail(format!("left behind: cgroup {} and {} more", path.display(), cgroups.len() - 1));
+        return fail(format!(
+            "left behind: cgroup {} and {} more",
+            path.display(),
+            cgroups.len() - 1
+        ));
     }
     if lab.state.join(&bundle.id).exists() {
         return fail("left behind: the state");
     }
-    match crate::lab::processes_left(lab).first() {
+    match crate::lab::processes_left().first() {
         Some(process) => fail(format!("left behind: {process}")),
         None => Ok(()),
     }

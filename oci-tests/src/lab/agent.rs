@@ -30,7 +30,10 @@ pub struct Delivery {
 impl Agent {
     /// Listens at `path`.
     pub fn listen(path: &Path) -> Res<Self> {
-        Ok(Self { listener: UnixListener::bind(path)?, path: path.to_owned() })
+        Ok(Self {
+            listener: UnixListener::bind(path)?,
+            path: path.to_owned(),
+        })
     }
 
     /// Where it listens.
@@ -49,7 +52,11 @@ impl Agent {
             return fail(format!("nobody connected to {}", self.path()));
         }
         let (stream, _) = self.listener.accept()?;
-        let mut delivery = Delivery { payload: Vec::new(), fds: Vec::new(), with_fds: 0 };
+        let mut delivery = Delivery {
+            payload: Vec::new(),
+            fds: Vec::new(),
+            with_fds: 0,
+        };
         loop {
             if !readable(&stream, DEADLINE)? {
                 return fail("the connection was not closed after the message");
@@ -57,7 +64,12 @@ impl Agent {
             let mut block = [0u8; 65536];
             let mut space = nix::cmsg_space!([i32; 32]);
             let mut parts = [IoSliceMut::new(&mut block)];
-            let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
+            let message = recvmsg::<()>(
+                stream.as_raw_fd(),
+                &mut parts,
+                Some(&mut space),
+                MsgFlags::MSG_CMSG_CLOEXEC,
+            )?;
             let count = message.bytes;
             let mut got = Vec::new();
             for control in message.cmsgs()? {

@@ -11,12 +11,22 @@ use crate::check::{Res, Stop};
 
 /// Capabilities that engines give by default; enough for the probe, not enough to be the host.
 pub const CAPABILITIES: [&str; 10] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_MKNOD", "CAP_KILL", "CAP_SETUID",
-    "CAP_SETGID", "CAP_SYS_CHROOT", "CAP_AUDIT_WRITE", "CAP_NET_BIND_SERVICE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_KILL",
+    "CAP_SETUID",
+    "CAP_SETGID",
+    "CAP_SYS_CHROOT",
+    "CAP_AUDIT_WRITE",
+    "CAP_NET_BIND_SERVICE",
 ];
 
 /// Directories that every root file system has.
-const DIRECTORIES: [&str; 9] = ["bin", "dev", "etc", "home", "proc", "sys", "tmp", "data", "root"];
+const DIRECTORIES: [&str; 9] = [
+    "bin", "dev", "etc", "home", "proc", "sys", "tmp", "data", "root",
+];
 
 /// A bundle on disk.
 pub struct Bundle {
@@ -40,7 +50,10 @@ impl Bundle {
         }
         fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777))?;
         fs::hard_link(&lab.probe, rootfs.join("bin/probe"))?;
-        fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/bin/probe\n")?;
+        fs::write(
+            rootfs.join("etc/passwd"),
+            "root:x:0:0:root:/root:/bin/probe\n",
+        )?;
         let mut spec = minimal(&format!("{}/{id}", lab.cgroup_parent), steps);
         edit(&mut spec);
         let bundle = Self { id, dir, spec };
@@ -50,7 +63,9 @@ impl Bundle {
 
     /// Writes `spec` to config.json once more.
     pub fn save(&self) -> Res {
-        self.write_config(&serde_json::to_string_pretty(&self.spec).map_err(|e| Stop::Fail(e.to_string()))?)
+        self.write_config(
+            &serde_json::to_string_pretty(&self.spec).map_err(|e| Stop::Fail(e.to_string()))?,
+        )
     }
 
     /// Writes any text to config.json.
@@ -70,7 +85,9 @@ impl Bundle {
 
     /// The container's cgroup as its configuration names it.
     pub fn cgroup(&self) -> &str {
-        self.spec["linux"]["cgroupsPath"].as_str().unwrap_or_default()
+        self.spec["linux"]["cgroupsPath"]
+            .as_str()
+            .unwrap_or_default()
     }
 
     /// Gives the bundle to another user.

@@ -33,14 +33,21 @@ impl Output {
     /// Skips when the runtime failed for want of a privilege that this machine's root does not have.
     pub fn excuse(&self) -> Res {
         if self.code != Some(0) && self.err.contains("RLIM_MEMLOCK") {
-            return skip("this runtime needs CAP_SYS_RESOURCE for device rules, which this machine lacks");
+            return skip(
+                "this runtime needs CAP_SYS_RESOURCE for device rules, which this machine lacks",
+            );
         }
         Ok(())
     }
 
     /// One line for a failure's reason.
     pub fn brief(&self) -> String {
-        format!("code {:?} signal {:?}: {}", self.code, self.signal, cut(&self.err))
+        format!(
+            "code {:?} signal {:?}: {}",
+            self.code,
+            self.signal,
+            cut(&self.err)
+        )
     }
 }
 
@@ -53,7 +60,6 @@ pub struct Call<'l> {
     user: Option<u32>,
     envs: Vec<(String, String)>,
     directory: Option<String>,
-    stdin: Stdio,
     deadline: Duration,
 }
 
@@ -68,14 +74,14 @@ impl<'l> Call<'l> {
             user: None,
             envs: Vec::new(),
             directory: None,
-            stdin: Stdio::null(),
             deadline: DEADLINE,
         }
     }
 
     /// Adds global options before the command.
     pub fn global(mut self, words: &[&str]) -> Self {
-        self.globals.extend(words.iter().map(|word| (*word).to_owned()));
+        self.globals
+            .extend(words.iter().map(|word| (*word).to_owned()));
         self
     }
 
@@ -103,12 +109,6 @@ impl<'l> Call<'l> {
         self
     }
 
-    /// Gives it a standard input.
-    pub fn stdin(mut self, stdin: Stdio) -> Self {
-        self.stdin = stdin;
-        self
-    }
-
     /// Starts it with output to files.
     pub fn spawn(self) -> Res<Started> {
         let out = self.lab.dir.join(format!("out-{}", self.lab.next()));
@@ -117,7 +117,12 @@ impl<'l> Call<'l> {
         let stderr = Stdio::from(File::create(&err)?);
         let deadline = self.deadline;
         let child = self.command(stdout, stderr).spawn()?;
-        Ok(Started { child, out: Some(out), err, deadline })
+        Ok(Started {
+            child,
+            out: Some(out),
+            err,
+            deadline,
+        })
     }
 
     /// Runs it to its end.
@@ -132,8 +137,20 @@ impl<'l> Call<'l> {
         let stderr = Stdio::from(File::create(&err)?);
         let deadline = self.deadline;
         let child = self.command(writer.into(), stderr).spawn()?;
-        let output = Started { child, out: None, err, deadline }.wait()?;
-        Ok((output, Lines { reader, buffer: Vec::new() }))
+        let output = Started {
+            child,
+            out: None,
+            err,
+            deadline,
+        }
+        .wait()?;
+        Ok((
+            output,
+            Lines {
+                reader,
+                buffer: Vec::new(),
+            },
+        ))
     }
 
     fn command(self, stdout: Stdio, stderr: Stdio) -> Command {
@@ -146,10 +163,17 @@ impl<'l> Call<'l> {
             }
         };
         command.args(&self.globals).args(&self.words);
-        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        command.envs(self.envs.iter().map(|(key, value)| (key.as_str(), value.as_str())));
+        command.env_clear().env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        );
+        command.envs(
+            self.envs
+                .iter()
+                .map(|(key, value)| (key.as_str(), value.as_str())),
+        );
         command.current_dir(self.directory.as_deref().unwrap_or("/"));
-        command.stdin(self.stdin).stdout(stdout).stderr(stderr);
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         if let Some(uid) = self.user {
             command.uid(uid).gid(uid);
         }
@@ -173,7 +197,11 @@ impl Started {
             self.child.kill()?;
             self.child.wait()?;
             let text = fs::read_to_string(&self.err).unwrap_or_default();
-            return fail(format!("the runtime hung for {:?}: {}", self.deadline, cut(&text)));
+            return fail(format!(
+                "the runtime hung for {:?}: {}",
+                self.deadline,
+                cut(&text)
+            ));
         }
         let status = self.child.wait()?;
         let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
@@ -209,7 +237,10 @@ pub fn readable(fd: &impl AsFd, deadline: Duration) -> nix::Result<bool> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+        ) {
             Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno),
             Ok(count) => return Ok(count > 0),
@@ -237,7 +268,10 @@ impl Lines {
             let mut block = [0u8; 65536];
             let count = self.reader.read(&mut block)?;
             if count == 0 {
-                return fail(format!("the container's output ended: {}", cut(&String::from_utf8_lossy(&self.buffer))));
+                return fail(format!(
+                    "the container's output ended: {}",
+                    cut(&String::from_utf8_lossy(&self.buffer))
+                ));
             }
             self.buffer.extend_from_slice(&block[..count]);
         }

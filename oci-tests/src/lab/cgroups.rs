@@ -56,7 +56,9 @@ pub fn hierarchies() -> Vec<Hierarchy> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in table.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
         let right: Vec<&str> = right.split(' ').collect();
         let v2 = right[0] == "cgroup2";
         if !v2 && right[0] != "cgroup" {
@@ -68,8 +70,16 @@ pub fn hierarchies() -> Vec<Hierarchy> {
             continue;
         }
         let options = right.get(2).copied().unwrap_or_default();
-        let controllers = options.split(',').filter(|o| !v2 && *o != "rw").map(str::to_owned).collect();
-        found.push(Hierarchy { point, v2, controllers });
+        let controllers = options
+            .split(',')
+            .filter(|o| !v2 && *o != "rw")
+            .map(str::to_owned)
+            .collect();
+        found.push(Hierarchy {
+            point,
+            v2,
+            controllers,
+        });
     }
     found
 }
@@ -84,21 +94,47 @@ pub fn show(layout: Layout, scratch: &Path) -> io::Result<()> {
         Layout::Host => return Ok(()),
         Layout::V1 => {
             fs::create_dir_all(scratch)?;
-            mount(Some("tmpfs"), scratch, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+            mount(
+                Some("tmpfs"),
+                scratch,
+                Some("tmpfs"),
+                MsFlags::empty(),
+                Some("mode=755"),
+            )?;
             for hierarchy in all.iter().filter(|h| !h.v2) {
-                let Some(name) = hierarchy.point.file_name() else { continue };
+                let Some(name) = hierarchy.point.file_name() else {
+                    continue;
+                };
                 let target = scratch.join(name);
                 fs::create_dir(&target)?;
-                mount(Some(&hierarchy.point), &target, none, MsFlags::MS_BIND, none)?;
+                mount(
+                    Some(&hierarchy.point),
+                    &target,
+                    none,
+                    MsFlags::MS_BIND,
+                    none,
+                )?;
             }
-            mount(Some(scratch), "/sys/fs/cgroup", none, MsFlags::MS_MOVE, none)?;
+            mount(
+                Some(scratch),
+                "/sys/fs/cgroup",
+                none,
+                MsFlags::MS_MOVE,
+                none,
+            )?;
         }
         Layout::V2 => {
             let Some(unified) = all.iter().find(|h| h.v2) else {
                 return Err(io::Error::other("no cgroup2 hierarchy is mounted"));
             };
             if unified.point != Path::new("/sys/fs/cgroup") {
-                mount(Some(&unified.point), "/sys/fs/cgroup", none, MsFlags::MS_BIND, none)?;
+                mount(
+                    Some(&unified.point),
+                    "/sys/fs/cgroup",
+                    none,
+                    MsFlags::MS_BIND,
+                    none,
+                )?;
             }
         }
     }
@@ -135,8 +171,13 @@ pub fn remove(word: &str) {
     paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     for path in paths {
         let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-        for pid in procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        for pid in procs
+            .lines()
+            .filter_map(|line| line.parse().ok())
+            .filter(|pid| *pid > 0)
+        {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
         }
         for _ in 0..100 {
             if fs::remove_dir(&path).is_ok() || !path.exists() {
@@ -150,7 +191,10 @@ pub fn remove(word: &str) {
 /// The directory of `cgroups_path` in the v1 hierarchy of `controller`; skips where there is none.
 pub fn v1(controller: &str, cgroups_path: &str) -> Res<PathBuf> {
     let all = hierarchies();
-    match all.iter().find(|h| h.controllers.iter().any(|c| c == controller)) {
+    match all
+        .iter()
+        .find(|h| h.controllers.iter().any(|c| c == controller))
+    {
         Some(hierarchy) => Ok(hierarchy.point.join(cgroups_path.trim_start_matches('/'))),
         None => skip(format!("this machine has no v1 controller {controller}")),
     }

@@ -77,7 +77,11 @@ impl<'l> Container<'l> {
 
     fn must(&self, words: &[&str]) -> Res {
         let output = self.call(words)?;
-        if output.code == Some(0) { Ok(()) } else { fail(format!("{} ended with {}", words.join(" "), output.brief())) }
+        if output.code == Some(0) {
+            Ok(())
+        } else {
+            fail(format!("{} ended with {}", words.join(" "), output.brief()))
+        }
     }
 
     /// What `state` prints.
@@ -88,7 +92,10 @@ impl<'l> Container<'l> {
         }
         match serde_json::from_str(&output.out) {
             Ok(value) => Ok(value),
-            Err(error) => fail(format!("state printed no JSON ({error}): {}", cut(&output.out))),
+            Err(error) => fail(format!(
+                "state printed no JSON ({error}): {}",
+                cut(&output.out)
+            )),
         }
     }
 
@@ -109,13 +116,18 @@ impl<'l> Container<'l> {
     /// The probe's JSON line.
     pub fn seen(&mut self) -> Res<Value> {
         let line = self.lines.next()?;
-        serde_json::from_str(&line).or_else(|error| fail(format!("the probe printed {} ({error})", cut(&line))))
+        serde_json::from_str(&line)
+            .or_else(|error| fail(format!("the probe printed {} ({error})", cut(&line))))
     }
 
     /// Waits until a pausing probe has printed its JSON and said that it waits.
     pub fn ready(&mut self) -> Res<Value> {
         let seen = self.seen()?;
-        eq("the probe's next line", &self.lines.next()?, &"ready".to_owned())?;
+        eq(
+            "the probe's next line",
+            &self.lines.next()?,
+            &"ready".to_owned(),
+        )?;
         Ok(seen)
     }
 
@@ -157,7 +169,8 @@ impl<'l> Container<'l> {
             return fail(format!("exec ended with {}", output.brief()));
         }
         let line = output.out.lines().next().unwrap_or_default();
-        serde_json::from_str(line).or_else(|error| fail(format!("exec printed {} ({error})", cut(&output.out))))
+        serde_json::from_str(line)
+            .or_else(|error| fail(format!("exec printed {} ({error})", cut(&output.out))))
     }
 
     /// Runs the probe by `exec` and answers how that ended.
@@ -171,8 +184,13 @@ impl<'l> Container<'l> {
 
     /// Runs a process document by `exec --process`.
     pub fn exec_process(&self, process: &Value) -> Res<Output> {
-        let path = self.lab.dir.join(format!("process-{}.json", self.lab.next()));
+        let path = self
+            .lab
+            .dir
+            .join(format!("process-{}.json", self.lab.next()));
         std::fs::write(&path, process.to_string())?;
-        self.lab.call(&["exec", "--process", &path.display().to_string(), &self.id]).output()
+        self.lab
+            .call(&["exec", "--process", &path.display().to_string(), &self.id])
+            .output()
     }
 }

@@ -28,7 +28,11 @@ pub fn mount_points() -> BTreeSet<String> {
 /// Fails when something of this test is left, after a grace period for the kernel.
 pub fn check(lab: &Lab) -> Res {
     // What was reported once will not go away by waiting again.
-    let grace = if lab.left_before.get() { Duration::ZERO } else { GRACE };
+    let grace = if lab.left_before.get() {
+        Duration::ZERO
+    } else {
+        GRACE
+    };
     let deadline = Instant::now() + grace;
     loop {
         let left = list(lab);
@@ -37,8 +41,15 @@ pub fn check(lab: &Lab) -> Res {
         }
         if Instant::now() > deadline {
             lab.left_before.set(true);
-            let more = if left.len() > 3 { format!(" and {} more", left.len() - 3) } else { String::new() };
-            return fail(format!("left behind: {}{more}", left[..left.len().min(3)].join(", ")));
+            let more = if left.len() > 3 {
+                format!(" and {} more", left.len() - 3)
+            } else {
+                String::new()
+            };
+            return fail(format!(
+                "left behind: {}{more}",
+                left[..left.len().min(3)].join(", ")
+            ));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -47,14 +58,26 @@ pub fn check(lab: &Lab) -> Res {
 fn list(lab: &Lab) -> Vec<String> {
     reap();
     let mut left = Vec::new();
-    left.extend(processes(lab));
+    left.extend(processes());
     let mounts = mount_points();
-    left.extend(mounts.difference(&lab.mounts_before.borrow()).map(|mount| format!("mount {mount}")));
+    left.extend(
+        mounts
+            .difference(&lab.mounts_before.borrow())
+            .map(|mount| format!("mount {mount}")),
+    );
     let cgroups = cgroups::named(&format!("{}-", lab.word));
-    left.extend(cgroups.iter().map(|path| format!("cgroup {}", path.display())));
+    left.extend(
+        cgroups
+            .iter()
+            .map(|path| format!("cgroup {}", path.display())),
+    );
     for entry in fs::read_dir(&lab.state).into_iter().flatten().flatten() {
         // A lock file that serves all containers is not a container's.
-        if entry.file_name().to_string_lossy().contains(lab.word.as_str()) {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .contains(lab.word.as_str())
+        {
             left.push(format!("state {}", entry.path().display()));
         }
     }
@@ -84,11 +107,13 @@ pub fn reap_all_but(kept: i32) {
 }
 
 /// The processes of this pid namespace that are not the suite's.
-pub fn processes(lab: &Lab) -> Vec<String> {
+pub fn processes() -> Vec<String> {
     let mut left = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
-        let ours = pid == 1 || lab.helpers.borrow().contains(&pid);
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        let ours = pid == 1;
         if !ours && let Ok(name) = fs::read_to_string(entry.path().join("comm")) {
             left.push(format!("process {pid} ({})", name.trim()));
         }

@@ -37,8 +37,12 @@ pub enum Kind {
 impl Kind {
     /// What `--version` says it is.
     pub fn of(runtime: &Path) -> Self {
-        let output = std::process::Command::new(runtime).arg("--version").output();
-        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+        let output = std::process::Command::new(runtime)
+            .arg("--version")
+            .output();
+        let text = output
+            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+            .unwrap_or_default();
         match text.split_whitespace().next() {
             Some("crun") => Self::Crun,
             _ if text.contains("bulkhead") => Self::Bulkhead,
@@ -70,12 +74,17 @@ pub struct Lab {
     ids: RefCell<Vec<String>>,
     notes: RefCell<Vec<String>>,
     mounts_before: RefCell<BTreeSet<String>>,
-    helpers: RefCell<BTreeSet<i32>>,
 }
 
 impl Lab {
     /// A lab in the empty directory `dir`.
-    pub fn new(runtime: &Path, dir: &Path, word: &str, cgroup_parent: &str, probe: &Path) -> Res<Self> {
+    pub fn new(
+        runtime: &Path,
+        dir: &Path,
+        word: &str,
+        cgroup_parent: &str,
+        probe: &Path,
+    ) -> Res<Self> {
         fs::create_dir_all(dir)?;
         let state = dir.join("state");
         Ok(Self {
@@ -91,7 +100,6 @@ impl Lab {
             ids: RefCell::default(),
             notes: RefCell::default(),
             mounts_before: RefCell::new(left::mount_points()),
-            helpers: RefCell::default(),
         })
     }
 
@@ -111,11 +119,6 @@ impl Lab {
     /// Makes the clean-up delete `id` as well.
     pub fn remember(&self, id: &str) {
         self.ids.borrow_mut().push(id.to_owned());
-    }
-
-    /// A process of the suite's own that is not a leftover.
-    pub fn own(&self, pid: u32) {
-        self.helpers.borrow_mut().insert(pid as i32);
     }
 
     /// Takes the mounts that exist at this moment for the test's own.
@@ -159,7 +162,8 @@ impl Lab {
 
     /// Runs a bundle in the foreground.
     pub fn run(&self, bundle: &Bundle) -> Res<Output> {
-        self.call(&["run", "--bundle", bundle.path(), &bundle.id]).output()
+        self.call(&["run", "--bundle", bundle.path(), &bundle.id])
+            .output()
     }
 
     /// Runs a bundle, which must work, and answers what the probe saw.
@@ -171,7 +175,10 @@ impl Lab {
         }
         match serde_json::from_str(output.out.lines().next().unwrap_or_default()) {
             Ok(value) => Ok(value),
-            Err(error) => fail(format!("the probe's output is not JSON ({error}): {}", cut(&output.out))),
+            Err(error) => fail(format!(
+                "the probe's output is not JSON ({error}): {}",
+                cut(&output.out)
+            )),
         }
     }
 
@@ -211,7 +218,9 @@ impl Lab {
 
     /// As `refused`, with a bundle that the test has prepared.
     pub fn refused_from(&self, bundle: &Bundle) -> Res<Output> {
-        let output = self.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
+        let output = self
+            .call(&["create", "--bundle", bundle.path(), &bundle.id])
+            .output()?;
         output.excuse()?;
         if output.code == Some(0) {
             return fail("create succeeded");
@@ -244,6 +253,6 @@ pub fn reap_orphans() {
 }
 
 /// Processes of this test other than its own.
-pub fn processes_left(lab: &Lab) -> Vec<String> {
-    left::processes(lab)
+pub fn processes_left() -> Vec<String> {
+    left::processes()
 }

@@ -50,12 +50,16 @@ pub fn main(words: &[String]) -> i32 {
 
 /// The numeric argument at `index`; decimal, `0x` or negative; 0 when absent.
 fn number(args: &[&str], index: usize) -> u64 {
-    let Some(text) = args.get(index) else { return 0 };
+    let Some(text) = args.get(index) else {
+        return 0;
+    };
     if let Some(hex) = text.strip_prefix("0x") {
         return u64::from_str_radix(hex, 16).unwrap_or(0);
     }
     match text.strip_prefix('-') {
-        Some(digits) => digits.parse::<u64>().map_or(0, |value| value.wrapping_neg()),
+        Some(digits) => digits
+            .parse::<u64>()
+            .map_or(0, |value| value.wrapping_neg()),
         None => text.parse().unwrap_or(0),
     }
 }
