@@ -1,0 +1,61 @@
+//! The tests, one file per chapter.
+
+mod binds;
+mod cgroup_paths;
+mod cgroups;
+mod cgroups_v2;
+mod config;
+mod contract;
+mod devices;
+mod exec;
+mod failure;
+mod features;
+mod hooks;
+mod idmap;
+mod lifecycle;
+mod limits;
+mod mount_options;
+mod mounts;
+mod namespaces;
+mod odd;
+mod paths;
+mod process;
+mod rootless;
+mod seccomp;
+mod seccomp_notify;
+mod sigkill;
+mod terminal;
+
+use crate::check::Test;
+
+/// All tests in their fixed order.
+pub fn all() -> Vec<Test> {
+    let chapters: [fn() -> Vec<Test>; 25] = [
+        config::tests,
+        process::tests,
+        limits::tests,
+        mounts::tests,
+        binds::tests,
+        mount_options::tests,
+        idmap::tests,
+        hooks::tests,
+        namespaces::tests,
+        devices::tests,
+        cgroups::tests,
+        cgroup_paths::tests,
+        cgroups_v2::tests,
+        seccomp::tests,
+        seccomp_notify::tests,
+        paths::tests,
+        lifecycle::tests,
+        exec::tests,
+        contract::tests,
+        terminal::tests,
+        features::tests,
+        failure::tests,
+        sigkill::tests,
+        odd::tests,
+        rootless::tests,
+    ];
+    chapters.iter().flat_map(|chapter| chapter()).collect()
+}

@@ -1,0 +1,213 @@
+//! An ordinary user without subordinate ids: one id is mapped, no cgroup can be written.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::check::{Res, Test, ensure, eq, fail, refused_with, same, skip, test};
+use crate::lab::Lab;
+use crate::lab::bundle::{Bundle, mount, namespace};
+use crate::lab::call::Output;
+
+const SECTION: &str = "rootless#single-map";
+/// The ordinary user.
+const USER: u32 = 12_345;
+
+/// Tests of this chapter.
+pub fn tests() -> Vec<Test> {
+    vec![
+        test(
+            SECTION,
+            "F25",
+            "a container of an ordinary user runs, as root of its own user namespace",
+            |lab| {
+                let seen = seen(lab, &["report"], |_| {})?["report"].take();
+                same("uids", &seen["uids"], json!([0, 0, 0]))?;
+                let map: Vec<&str> = seen["uid_map"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .split_whitespace()
+                    .collect();
+                eq("uid_map", &map, &vec!["0", "12345", "1"])
+            },
+        ),
+        test(
+            SECTION,
+            "F25",
+            "files that its root makes belong to the user",
+            |lab| {
+                let bundle = bundle(lab, &["write /data/x 1"], |_| {})?;
+                run(lab, &bundle)?;
+                let owner =
+                    std::os::unix::fs::MetadataExt::uid(&fs::metadata(bundle.inside("/data/x"))?);
+                eq("owner", &owner, &USER)
+            },
+        ),
+        test(
+            SECTION,
+            "F25",
+            "the default devices work, by bind mounts",
+            |lab| {
+                let seen = seen(lab, &["write /dev/null x", "open-r /dev/urandom"], |_| {})?;
+                same("/dev/null", &seen["write /dev/null x"], json!("ok"))?;
+                same("/dev/urandom", &seen["open-r /dev/urandom"], json!("ok"))
+            },
+        ),
+        test(
+            SECTION,
+            "F180",
+            "limits that nobody asked for do not fail for want of cgroup rights",
+            |lab| seen(lab, &["report"], |_| {}).map(drop),
+        ),
+        test(
+            SECTION,
+            "F25",
+            "create, start, state, kill and delete work",
+            |lab| {
+                let bundle = bundle(lab, &["exit 0"], |_| {})?;
+                for words in [
+                    vec!["create", "--bundle", bundle.path(), &bundle.id],
+                    vec!["state", &bundle.id],
+                    vec!["start", &bundle.id],
+                    vec!["delete", "--force", &bundle.id],
+                ] {
+                    let output = call(lab, &words)?;
+                    excuse(&output)?;
+                    ensure(
+                        output.code == Some(0),
+                        format!("{}: {}", words[0], output.brief()),
+                    )?;
+                }
+                Ok(())
+            },
+        ),
+        test(
+            SECTION,
+            "F25",
+            "a mapping of ids that the user does not own is an error",
+            |lab| {
+                let bundle = bundle(lab, &["report"], |spec| {
+                    spec["linux"]["uidMappings"] =
+                        json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+                })?;
+                let output = call(lab, &["run", "--bundle", bundle.path(), &bundle.id])?;
+                ensure(output.code != Some(0), "a user mapped root")
+            },
+        ),
+        test(
+            SECTION,
+            "F25",
+            "additional groups, which a single map cannot have, are an error or dropped, never the caller's",
+            |lab| {
+                let bundle = bundle(lab, &["report"], |spec| {
+                    spec["process"]["user"]["additionalGids"] = json!([5])
+                })?;
+                let output = call(lab, &["run", "--bundle", bundle.path(), &bundle.id])?;
+                if output.code == Some(0) {
+                    let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
+                    ensure(
+                        !seen["report"]["groups"].to_string().contains('5'),
+                        "the group is there",
+                    )?;
+                }
+                Ok(())
+            },
+        ),
+        test(
+            SECTION,
+            "F81",
+            "a bind mount of what the user may read works, read-only is kept",
+            |lab| {
+                let seen = seen(lab, &["write /data/x 1", "list /data"], |spec| {
+                    mount(spec, "/data", "bind", "/usr/share", &["rbind", "ro"])
+                })?;
+                refused_with("write", &seen["write /data/x 1"], &["EROFS", "EACCES"])
+            },
+        ),
+        test(
+            SECTION,
+            "F25",
+            "hostname, masked and read-only paths work",
+            |lab| {
+                let seen = seen(lab, &["report", "read /proc/version"], |spec| {
+                    spec["hostname"] = json!("rootless");
+                    spec["linux"]["maskedPaths"] = json!(["/proc/version"]);
+                    spec["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
+                })?;
+                same("hostname", &seen["report"]["hostname"], json!("rootless"))?;
+                same("masked", &seen["read /proc/version"], json!(""))
+            },
+        ),
+        test(SECTION, "F25", "a seccomp filter works", |lab| {
+            let seen = seen(lab, &["syscall 140 0 0"], |spec| {
+                spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW",
+                    "syscalls": [{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO" }] });
+            })?;
+            refused_with("getpriority", &seen["syscall 140 0 0"], &["EPERM"])
+        }),
+    ]
+}
+
+/// A bundle of the user, with a user namespace that maps the user alone and no cgroup path.
+fn bundle(lab: &Lab, steps: &[&str], edit: impl FnOnce(&mut Value)) -> Res<Bundle> {
+    let bundle = lab.bundle(steps, |spec| {
+        namespace(spec, "user");
+        spec["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": USER, "size": 1 }]);
+        spec["linux"]["gidMappings"] = json!([{ "containerID": 0, "hostID": USER, "size": 1 }]);
+        if let Some(linux) = spec["linux"].as_object_mut() {
+            linux.remove("cgroupsPath");
+        }
+        edit(spec);
+    })?;
+    bundle.chown(USER, USER)?;
+    fs::create_dir_all(&lab.state)?;
+    fs::create_dir_all(lab.dir.join("run"))?;
+    for path in [lab.state.clone(), lab.dir.join("run")] {
+        std::os::unix::fs::chown(&path, Some(USER), Some(USER))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+    }
+    Ok(bundle)
+}
+
+fn call(lab: &Lab, words: &[&str]) -> Res<Output> {
+    let run = lab.dir.join("run").display().to_string();
+    lab.call(words)
+        .user(USER)
+        .env("XDG_RUNTIME_DIR", &run)
+        .env("HOME", &run)
+        .output()
+}
+
+/// Skips by name what a runtime cannot do without a session of systemd or without any cgroup.
+fn excuse(output: &Output) -> Res {
+    if output.code != Some(0)
+        && ["sd-bus", "rootless needs", "cgroup"]
+            .iter()
+            .any(|word| output.err.contains(word))
+    {
+        return skip(format!(
+            "this runtime needs cgroup rights for an ordinary user: {}",
+            output.brief()
+        ));
+    }
+    Ok(())
+}
+
+fn run(lab: &Lab, bundle: &Bundle) -> Res<Output> {
+    let output = call(lab, &["run", "--bundle", bundle.path(), &bundle.id])?;
+    if lab.kind != crate::lab::Kind::Bulkhead {
+        excuse(&output)?;
+    }
+    if output.code == Some(0) {
+        Ok(output)
+    } else {
+        fail(format!("run ended with {}", output.brief()))
+    }
+}
+
+fn seen(lab: &Lab, steps: &[&str], edit: impl FnOnce(&mut Value)) -> Res<Value> {
+    let output = run(lab, &bundle(lab, steps, edit)?)?;
+    serde_json::from_str(&output.out)
+        .or_else(|error| fail(format!("the probe printed no JSON: {error}")))
+}

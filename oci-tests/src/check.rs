@@ -1,0 +1,180 @@
+//! What a test is and how it judges what it saw.
+
+use std::fmt::Debug;
+use std::io;
+
+use serde_json::{Value, json};
+
+use crate::lab::Lab;
+
+/// Why a test did not pass.
+#[derive(Clone, Debug)]
+pub enum Stop {
+    /// The runtime does not do what the specification says.
+    Fail(String),
+    /// This machine, or this runtime, cannot be asked the question.
+    Skip(String),
+}
+
+/// The result of a test and of everything it calls.
+pub type Res<T = ()> = Result<T, Stop>;
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Fail(format!("suite: {error}"))
+    }
+}
+
+impl From<nix::Error> for Stop {
+    fn from(error: nix::Error) -> Self {
+        Self::Fail(format!("suite: {error}"))
+    }
+}
+
+/// The cgroup file systems that a test wants to be visible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// What the machine has, or what the runtime can stand.
+    Any,
+    /// Only the cgroup2 hierarchy, at /sys/fs/cgroup.
+    V2,
+}
+
+/// One question to a runtime.
+pub struct Test {
+    /// Document and anchor, as `config-linux#namespaces`.
+    pub section: &'static str,
+    /// Rows of the feature list, as `F21`.
+    pub rows: &'static str,
+    /// What is required, in our words.
+    pub text: String,
+    /// The cgroup file systems it needs.
+    pub view: View,
+    /// The question itself.
+    pub run: Box<dyn Fn(&Lab) -> Res>,
+}
+
+/// A test with the machine's cgroup view.
+pub fn test(
+    section: &'static str,
+    rows: &'static str,
+    text: impl Into<String>,
+    run: impl Fn(&Lab) -> Res + 'static,
+) -> Test {
+    Test {
+        section,
+        rows,
+        text: text.into(),
+        view: View::Any,
+        run: Box::new(run),
+    }
+}
+
+impl Test {
+    /// The same test in a view with cgroup2 only.
+    pub fn on_v2(self) -> Self {
+        Self {
+            view: View::V2,
+            ..self
+        }
+    }
+
+    /// The line that names the test in lists and results.
+    pub fn title(&self) -> String {
+        format!("{}: {} [{}]", self.section, self.text, self.rows)
+    }
+}
+
+/// A failure with a reason.
+pub fn fail<T>(reason: impl Into<String>) -> Res<T> {
+    Err(Stop::Fail(reason.into()))
+}
+
+/// A skip with a reason.
+pub fn skip<T>(reason: impl Into<String>) -> Res<T> {
+    Err(Stop::Skip(reason.into()))
+}
+
+/// Fails with `reason` unless `fact` holds.
+pub fn ensure(fact: bool, reason: impl Into<String>) -> Res {
+    if fact { Ok(()) } else { fail(reason) }
+}
+
+/// Fails unless the two are equal.
+pub fn eq<T: PartialEq + Debug>(what: &str, seen: &T, wanted: &T) -> Res {
+    ensure(
+        seen == wanted,
+        format!("{what}: wanted {wanted:?}, saw {seen:?}"),
+    )
+}
+
+/// Fails unless a JSON value is the wanted one.
+pub fn same(what: &str, seen: &Value, wanted: Value) -> Res {
+    ensure(
+        *seen == wanted,
+        format!("{what}: wanted {wanted}, saw {}", brief(seen)),
+    )
+}
+
+/// Fails unless a step of the probe was refused with one of the errnos.
+pub fn refused_with(what: &str, seen: &Value, errnos: &[&str]) -> Res {
+    let errno = seen["errno"].as_str();
+    ensure(
+        errno.is_some_and(|errno| errnos.contains(&errno)),
+        format!(
+            "{what}: wanted {}, saw {}",
+            errnos.join(" or "),
+            brief(seen)
+        ),
+    )
+}
+
+/// Fails unless a step of the probe went well.
+pub fn allowed(what: &str, seen: &Value) -> Res {
+    ensure(
+        !seen.is_null() && seen["errno"].is_null(),
+        format!("{what}: wanted success, saw {}", brief(seen)),
+    )
+}
+
+/// Fails unless the text has the words.
+pub fn has(what: &str, text: &str, words: &str) -> Res {
+    ensure(
+        text.contains(words),
+        format!("{what}: wanted {words:?} in {:?}", cut(text)),
+    )
+}
+
+/// A step's answer of success.
+pub fn ok() -> Value {
+    json!("ok")
+}
+
+/// At most one screen line of a JSON value.
+pub fn brief(value: &Value) -> String {
+    cut(&value.to_string())
+}
+
+/// At most 300 characters of a text, on one line.
+pub fn cut(text: &str) -> String {
+    let flat = text.trim().replace('\n', " | ");
+    match flat.char_indices().nth(300) {
+        Some((end, _)) => format!("{}...", &flat[..end]),
+        None => flat,
+    }
+}
+
+/// The entry of a probe's mount table at `point`; the last one wins, as in the kernel.
+pub fn mount_at<'v>(report: &'v Value, point: &str) -> Res<&'v Value> {
+    let table = report["mounts"].as_array();
+    match table.and_then(|table| table.iter().rev().find(|mount| mount["point"] == point)) {
+        Some(mount) => Ok(mount),
+        None => fail(format!("no mount at {point}")),
+    }
+}
+
+/// Whether a comma-separated list has a word.
+pub fn has_option(list: &Value, word: &str) -> bool {
+    list.as_str()
+        .is_some_and(|list| list.split(',').any(|option| option == word))
+}

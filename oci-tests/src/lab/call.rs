@@ -1,0 +1,279 @@
+//! Commands of the runtime, each with a deadline.
+
+use std::fs::{self, File};
+use std::io::{PipeReader, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::Lab;
+use crate::check::{Res, cut, fail, skip};
+use crate::sys;
+
+/// How long one command of a runtime may take; generous, since the machine is shared.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How a command ended and what it printed.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    /// Its exit code; none when a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Output {
+    /// Skips when the runtime failed for want of a privilege that this machine's root does not have.
+    pub fn excuse(&self) -> Res {
+        if self.code != Some(0) && self.err.contains("RLIM_MEMLOCK") {
+            return skip(
+                "this runtime needs CAP_SYS_RESOURCE for device rules, which this machine lacks",
+            );
+        }
+        Ok(())
+    }
+
+    /// One line for a failure's reason.
+    pub fn brief(&self) -> String {
+        format!(
+            "code {:?} signal {:?}: {}",
+            self.code,
+            self.signal,
+            cut(&self.err)
+        )
+    }
+}
+
+/// A command being put together.
+pub struct Call<'l> {
+    lab: &'l Lab,
+    globals: Vec<String>,
+    words: Vec<String>,
+    shell: Option<String>,
+    user: Option<u32>,
+    envs: Vec<(String, String)>,
+    directory: Option<String>,
+    deadline: Duration,
+}
+
+impl<'l> Call<'l> {
+    /// The runtime with `--root` and these words.
+    pub fn new(lab: &'l Lab, words: &[&str]) -> Self {
+        Self {
+            lab,
+            globals: vec!["--root".into(), lab.state.display().to_string()],
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+            shell: None,
+            user: None,
+            envs: Vec::new(),
+            directory: None,
+            deadline: DEADLINE,
+        }
+    }
+
+    /// Adds global options before the command.
+    pub fn global(mut self, words: &[&str]) -> Self {
+        self.globals
+            .extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// Runs through `/bin/sh` with these redirections or prefixes: `"$@"` is the command.
+    pub fn shell(mut self, line: &str) -> Self {
+        self.shell = Some(line.to_owned());
+        self
+    }
+
+    /// Runs as an ordinary user without groups.
+    pub fn user(mut self, uid: u32) -> Self {
+        self.user = Some(uid);
+        self
+    }
+
+    /// Sets a variable.
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.envs.push((key.into(), value.into()));
+        self
+    }
+
+    /// Runs in a directory.
+    pub fn directory(mut self, path: &str) -> Self {
+        self.directory = Some(path.to_owned());
+        self
+    }
+
+    /// Starts it with output to files.
+    pub fn spawn(self) -> Res<Started> {
+        let out = self.lab.dir.join(format!("out-{}", self.lab.next()));
+        let err = self.lab.dir.join(format!("err-{}", self.lab.next()));
+        let stdout = Stdio::from(File::create(&out)?);
+        let stderr = Stdio::from(File::create(&err)?);
+        let deadline = self.deadline;
+        let child = self.command(stdout, stderr).spawn()?;
+        Ok(Started {
+            child,
+            out: Some(out),
+            err,
+            deadline,
+        })
+    }
+
+    /// Runs it to its end.
+    pub fn output(self) -> Res<Output> {
+        self.spawn()?.wait()
+    }
+
+    /// Runs it to its end with a pipe as standard output, which a container may keep open.
+    pub fn piped(self) -> Res<(Output, Lines)> {
+        let err = self.lab.dir.join(format!("err-{}", self.lab.next()));
+        let (reader, writer) = std::io::pipe()?;
+        let stderr = Stdio::from(File::create(&err)?);
+        let deadline = self.deadline;
+        let child = self.command(writer.into(), stderr).spawn()?;
+        let output = Started {
+            child,
+            out: None,
+            err,
+            deadline,
+        }
+        .wait()?;
+        Ok((
+            output,
+            Lines {
+                reader,
+                buffer: Vec::new(),
+            },
+        ))
+    }
+
+    fn command(self, stdout: Stdio, stderr: Stdio) -> Command {
+        let mut command = match &self.shell {
+            None => Command::new(&self.lab.runtime),
+            Some(line) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.arg("-c").arg(line).arg("sh").arg(&self.lab.runtime);
+                shell
+            }
+        };
+        command.args(&self.globals).args(&self.words);
+        command.env_clear().env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        );
+        command.envs(
+            self.envs
+                .iter()
+                .map(|(key, value)| (key.as_str(), value.as_str())),
+        );
+        command.current_dir(self.directory.as_deref().unwrap_or("/"));
+        command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        if let Some(uid) = self.user {
+            command.uid(uid).gid(uid);
+        }
+        command
+    }
+}
+
+/// A command that runs.
+pub struct Started {
+    /// The process.
+    pub child: Child,
+    out: Option<std::path::PathBuf>,
+    err: std::path::PathBuf,
+    deadline: Duration,
+}
+
+impl Started {
+    /// Waits for its end; past the deadline it is killed and the test fails.
+    pub fn wait(mut self) -> Res<Output> {
+        if !ends_within(self.child.id() as i32, self.deadline)? {
+            self.child.kill()?;
+            self.child.wait()?;
+            let text = fs::read_to_string(&self.err).unwrap_or_default();
+            return fail(format!(
+                "the runtime hung for {:?}: {}",
+                self.deadline,
+                cut(&text)
+            ));
+        }
+        let status = self.child.wait()?;
+        let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+        Ok(Output {
+            code: status.code(),
+            signal: status.signal(),
+            out: self.out.as_ref().map(read).unwrap_or_default(),
+            err: read(&self.err),
+        })
+    }
+
+    /// Kills it with SIGKILL and collects it.
+    pub fn kill(mut self) -> Res {
+        let _ = self.child.kill();
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+/// Whether a process ends before the deadline.
+pub fn ends_within(pid: i32, deadline: Duration) -> Res<bool> {
+    let pidfd = match sys::pidfd_open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(true),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(readable(&pidfd, deadline)?)
+}
+
+/// Whether a descriptor becomes readable before the deadline.
+pub fn readable(fd: &impl AsFd, deadline: Duration) -> nix::Result<bool> {
+    let until = Instant::now() + deadline;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+        match poll(
+            &mut fds,
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+        ) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(count) => return Ok(count > 0),
+        }
+    }
+}
+
+/// The lines that a container prints.
+pub struct Lines {
+    reader: PipeReader,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    /// The next line; fails at the deadline or the end.
+    pub fn next(&mut self) -> Res<String> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
+            }
+            if !readable(&self.reader, DEADLINE)? {
+                return fail("the container printed nothing");
+            }
+            let mut block = [0u8; 65536];
+            let count = self.reader.read(&mut block)?;
+            if count == 0 {
+                return fail(format!(
+                    "the container's output ended: {}",
+                    cut(&String::from_utf8_lossy(&self.buffer))
+                ));
+            }
+            self.buffer.extend_from_slice(&block[..count]);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Runs the chosen tests on a few workers and prints their results in order.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use serde_json::Value;
+
+use crate::chapters;
+use crate::lab::Kind;
+use crate::lab::cgroups::{self, Layout};
+use crate::worker::{self, Job};
+
+/// How a test ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As the specification says.
+    Ok,
+    /// Not so.
+    NotOk,
+    /// Could not be asked.
+    Skip,
+}
+
+/// One test's result.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Its section.
+    pub section: &'static str,
+    /// Its whole title.
+    pub title: String,
+    /// How it ended.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: String,
+    /// Comments.
+    pub notes: Vec<String>,
+}
+
+/// What to run and how.
+pub struct Plan {
+    /// The program under test.
+    pub runtime: PathBuf,
+    /// Places in `chapters::all`.
+    pub indices: Vec<usize>,
+    /// How many tests run at once.
+    pub jobs: usize,
+    /// What the runtime sees at /sys/fs/cgroup; by default what the machine has, or v1 for crun.
+    pub layout: Option<Layout>,
+}
+
+/// The run's own mount namespace and directory.
+pub struct Place {
+    base: PathBuf,
+    word: String,
+}
+
+impl Place {
+    /// Leaves the machine's mount namespace and prepares a tmpfs with the probe and a private /dev.
+    ///
+    /// The private /dev is for the machine's sake: a runtime that gives the standard streams to the
+    /// container's root would otherwise change the owner of the machine's /dev/null.
+    pub fn new() -> io::Result<Self> {
+        let word = format!("ocitests{}", std::process::id());
+        let base = PathBuf::from("/tmp").join(&word);
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        fs::create_dir(&base)?;
+        mount(
+            Some("tmpfs"),
+            &base,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            Some("mode=755"),
+        )?;
+        fs::copy(std::env::current_exe()?, base.join("probe"))?;
+        fs::set_permissions(base.join("probe"), fs::Permissions::from_mode(0o755))?;
+        private_dev(&base.join("dev"))?;
+        for hierarchy in cgroups::hierarchies() {
+            fs::create_dir(hierarchy.point.join(&word))?;
+        }
+        Ok(Self { base, word })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        cgroups::remove(&self.word);
+        let _ = umount2(&self.base, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.base);
+    }
+}
+
+fn private_dev(dir: &Path) -> io::Result<()> {
+    const NODES: [(&str, u64, u64); 7] = [
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+        ("fuse", 10, 229),
+    ];
+    fs::create_dir(dir)?;
+    mount(
+        Some("tmpfs"),
+        dir,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID,
+        Some("mode=755"),
+    )?;
+    for (name, major, minor) in NODES {
+        mknod(
+            &dir.join(name),
+            SFlag::S_IFCHR,
+            Mode::empty(),
+            makedev(major, minor),
+        )?;
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o666))?;
+    }
+    for (name, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "/proc/self/fd/0"),
+        ("stdout", "/proc/self/fd/1"),
+        ("stderr", "/proc/self/fd/2"),
+        ("ptmx", "pts/ptmx"),
+    ] {
+        symlink(target, dir.join(name))?;
+    }
+    fs::create_dir(dir.join("pts"))?;
+    let options = Some("newinstance,ptmxmode=0666,mode=0620");
+    mount(
+        Some("devpts"),
+        &dir.join("pts"),
+        Some("devpts"),
+        MsFlags::empty(),
+        options,
+    )?;
+    fs::create_dir(dir.join("shm"))?;
+    mount(
+        Some(dir),
+        "/dev",
+        None::<&str>,
+        MsFlags::MS_MOVE,
+        None::<&str>,
+    )?;
+    Ok(())
+}
+
+/// Runs a plan; `each` hears of every result in the plan's order.
+pub fn run(
+    place: &Place,
+    plan: &Plan,
+    mut each: impl FnMut(usize, &Outcome) + Send,
+) -> Vec<Outcome> {
+    let tests = chapters::all();
+    let crun = Kind::of(&plan.runtime) == Kind::Crun;
+    let hybrid = {
+        let all = cgroups::hierarchies();
+        all.iter().any(|h| h.v2) && all.iter().any(|h| !h.v2)
+    };
+    let layout = plan.layout.unwrap_or(if crun && hybrid {
+        Layout::V1
+    } else {
+        Layout::Host
+    });
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new((BTreeMap::<usize, Outcome>::new(), 0usize));
+    let each = Mutex::new(&mut each);
+    // The results cross the threads as data; the tests themselves stay where they were made.
+    let titles: Vec<(&'static str, String)> =
+        tests.iter().map(|t| (t.section, t.title())).collect();
+    drop(tests);
+    std::thread::scope(|scope| {
+        for _ in 0..plan.jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let turn = next.fetch_add(1, Ordering::SeqCst);
+                    let Some(&index) = plan.indices.get(turn) else {
+                        break;
+                    };
+                    let answer = worker::spawn(&Job {
+                        runtime: plan.runtime.clone(),
+                        index,
+                        base: place.base.clone(),
+                        word: place.word.clone(),
+                        layout,
+                    });
+                    let outcome = outcome(&titles[index], &answer);
+                    let mut done = done.lock().expect("no holder of this lock panics");
+                    done.0.insert(turn, outcome);
+                    while let Some(outcome) = done.0.get(&done.1) {
+                        (each.lock().expect("no holder of this lock panics"))(done.1, outcome);
+                        done.1 += 1;
+                    }
+                }
+            });
+        }
+    });
+    done.into_inner()
+        .expect("no holder of this lock panics")
+        .0
+        .into_values()
+        .collect()
+}
+
+fn outcome((section, title): &(&'static str, String), answer: &Value) -> Outcome {
+    let verdict = match answer["result"].as_str() {
+        Some("ok") => Verdict::Ok,
+        Some("skip") => Verdict::Skip,
+        _ => Verdict::NotOk,
+    };
+    let notes = answer["notes"].as_array().into_iter().flatten();
+    Outcome {
+        section,
+        title: title.clone(),
+        verdict,
+        reason: answer["reason"].as_str().unwrap_or_default().to_owned(),
+        notes: notes
+            .filter_map(|note| note.as_str().map(str::to_owned))
+            .collect(),
+    }
+}
