@@ -139,15 +139,10 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
 
     use super::*;
-    use crate::testing::in_child;
+    use crate::testing::{in_child, in_namespaces};
 
     fn in_mounts(body: impl FnOnce()) {
-        in_child(|| {
-            unshare(CloneFlags::CLONE_NEWNS).unwrap();
-            let none = None::<&str>;
-            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-            body();
-        });
+        in_namespaces(CloneFlags::CLONE_NEWNS, body);
     }
 
     #[test]

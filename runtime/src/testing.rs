@@ -5,9 +5,10 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::panic::{self, AssertUnwindSafe};
 
+use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Pid, alarm, pipe};
+use nix::unistd::{Pid, alarm, pipe2};
 
 use crate::sys::testing::{exit, fork};
 
@@ -50,6 +51,11 @@ pub(crate) fn in_mapped_namespaces(flags: CloneFlags, map: &str, test: impl FnOn
     let status = waitpid(child, None).unwrap();
     assert!(message.is_empty(), "in the child: {message}");
     assert_eq!(status, WaitStatus::Exited(child, 0));
+}
+
+/// Close-on-exec: programs that other tests start at the same time must not hold it open.
+fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+    pipe2(OFlag::O_CLOEXEC)
 }
 
 fn files((read, write): (OwnedFd, OwnedFd)) -> (fs::File, fs::File) {
