@@ -61,22 +61,13 @@ pub fn test(
     text: impl Into<String>,
     run: impl Fn(&Lab) -> Res + 'static,
 ) -> Test {
-    Test {
-        section,
-        rows,
-        text: text.into(),
-        view: View::Any,
-        run: Box::new(run),
-    }
+    Test { section, rows, text: text.into(), view: View::Any, run: Box::new(run) }
 }
 
 impl Test {
     /// The same test in a view with cgroup2 only.
     pub fn on_v2(self) -> Self {
-        Self {
-            view: View::V2,
-            ..self
-        }
+        Self { view: View::V2, ..self }
     }
 
     /// The line that names the test in lists and results.
@@ -102,18 +93,12 @@ pub fn ensure(fact: bool, reason: impl Into<String>) -> Res {
 
 /// Fails unless the two are equal.
 pub fn eq<T: PartialEq + Debug>(what: &str, seen: &T, wanted: &T) -> Res {
-    ensure(
-        seen == wanted,
-        format!("{what}: wanted {wanted:?}, saw {seen:?}"),
-    )
+    ensure(seen == wanted, format!("{what}: wanted {wanted:?}, saw {seen:?}"))
 }
 
 /// Fails unless a JSON value is the wanted one.
 pub fn same(what: &str, seen: &Value, wanted: Value) -> Res {
-    ensure(
-        *seen == wanted,
-        format!("{what}: wanted {wanted}, saw {}", brief(seen)),
-    )
+    ensure(*seen == wanted, format!("{what}: wanted {wanted}, saw {}", brief(seen)))
 }
 
 /// Fails unless a step of the probe was refused with one of the errnos.
@@ -121,11 +106,7 @@ pub fn refused_with(what: &str, seen: &Value, errnos: &[&str]) -> Res {
     let errno = seen["errno"].as_str();
     ensure(
         errno.is_some_and(|errno| errnos.contains(&errno)),
-        format!(
-            "{what}: wanted {}, saw {}",
-            errnos.join(" or "),
-            brief(seen)
-        ),
+        format!("{what}: wanted {}, saw {}", errnos.join(" or "), brief(seen)),
     )
 }
 
@@ -139,10 +120,7 @@ pub fn allowed(what: &str, seen: &Value) -> Res {
 
 /// Fails unless the text has the words.
 pub fn has(what: &str, text: &str, words: &str) -> Res {
-    ensure(
-        text.contains(words),
-        format!("{what}: wanted {words:?} in {:?}", cut(text)),
-    )
+    ensure(text.contains(words), format!("{what}: wanted {words:?} in {:?}", cut(text)))
 }
 
 /// A step's answer of success.
@@ -175,6 +153,5 @@ pub fn mount_at<'v>(report: &'v Value, point: &str) -> Res<&'v Value> {
 
 /// Whether a comma-separated list has a word.
 pub fn has_option(list: &Value, word: &str) -> bool {
-    list.as_str()
-        .is_some_and(|list| list.split(',').any(|option| option == word))
+    list.as_str().is_some_and(|list| list.split(',').any(|option| option == word))
 }

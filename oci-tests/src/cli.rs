@@ -38,9 +38,7 @@ impl Options {
             let mut value = || words.next().cloned().ok_or(format!("{word} needs a value"));
             match word.as_str() {
                 "--runtime" => options.runtime = Some(value()?.into()),
-                "--filter" => options
-                    .filter
-                    .extend(value()?.split_whitespace().map(str::to_owned)),
+                "--filter" => options.filter.extend(value()?.split_whitespace().map(str::to_owned)),
                 "--jobs" => {
                     options.jobs = Some(value()?.parse().map_err(|_| "--jobs needs a number")?)
                 }
@@ -65,19 +63,12 @@ impl Options {
     fn indices(&self) -> Vec<usize> {
         let tests = chapters::all();
         let wanted = |title: &str| self.filter.iter().all(|word| title.contains(word.as_str()));
-        (0..tests.len())
-            .filter(|index| wanted(&tests[*index].title()))
-            .collect()
+        (0..tests.len()).filter(|index| wanted(&tests[*index].title())).collect()
     }
 
     /// The plan for one runtime.
     pub fn plan(&self, runtime: PathBuf) -> Plan {
-        Plan {
-            runtime,
-            indices: self.indices(),
-            jobs: self.jobs.unwrap_or(2),
-            layout: self.layout,
-        }
+        Plan { runtime, indices: self.indices(), jobs: self.jobs.unwrap_or(2), layout: self.layout }
     }
 }
 
@@ -87,10 +78,7 @@ pub fn main(words: &[String]) -> i32 {
     let options = match Options::parse(&words[usize::from(compare)..]) {
         Ok(options) => options,
         Err(reason) => {
-            eprint!(
-                "{reason}{}{USAGE}",
-                if reason.is_empty() { "" } else { "\n" }
-            );
+            eprint!("{reason}{}{USAGE}", if reason.is_empty() { "" } else { "\n" });
             return if reason.is_empty() { 0 } else { 2 };
         }
     };
@@ -100,11 +88,7 @@ pub fn main(words: &[String]) -> i32 {
         }
         return 0;
     }
-    let result = if compare {
-        compare_all(&options)
-    } else {
-        run_one(&options)
-    };
+    let result = if compare { compare_all(&options) } else { run_one(&options) };
     result.unwrap_or_else(|reason| {
         eprintln!("oci-tests: {reason}");
         2
@@ -115,10 +99,7 @@ fn run_one(options: &Options) -> Result<i32, String> {
     if let Some(word) = options.others.first() {
         return Err(format!("{word} is not a command"));
     }
-    let runtime = options
-        .runtime
-        .clone()
-        .or_else(|| std::env::var_os("RUNTIME").map(Into::into));
+    let runtime = options.runtime.clone().or_else(|| std::env::var_os("RUNTIME").map(Into::into));
     let runtime = find(&runtime.unwrap_or_else(own_runtime))?;
     let plan = options.plan(runtime);
     let place = Place::new()
@@ -134,17 +115,9 @@ fn run_one(options: &Options) -> Result<i32, String> {
     });
     drop(place);
     if options.summary {
-        print!(
-            "{}",
-            compare::table(&[(plan.runtime.display().to_string(), outcomes.clone())])
-        );
+        print!("{}", compare::table(&[(plan.runtime.display().to_string(), outcomes.clone())]));
     }
-    let count = |verdict| {
-        outcomes
-            .iter()
-            .filter(|outcome| outcome.verdict == verdict)
-            .count()
-    };
+    let count = |verdict| outcomes.iter().filter(|outcome| outcome.verdict == verdict).count();
     println!(
         "# {}: {} ok, {} not ok, {} skipped in {:.1} s",
         plan.runtime.display(),
@@ -169,25 +142,15 @@ fn compare_all(options: &Options) -> Result<i32, String> {
         columns.push((name.clone(), runner::run(&place, &plan, |_, _| {})));
     }
     drop(place);
-    print!(
-        "{}{}",
-        compare::table(&columns),
-        compare::failed_by_all(&columns)
-    );
+    print!("{}{}", compare::table(&columns), compare::failed_by_all(&columns));
     Ok(0)
 }
 
 fn print_tap(number: usize, outcome: &Outcome) {
     let mut text = match outcome.verdict {
         Verdict::Ok => format!("ok {number} - {}\n", outcome.title),
-        Verdict::NotOk => format!(
-            "not ok {number} - {}\n  # {}\n",
-            outcome.title, outcome.reason
-        ),
-        Verdict::Skip => format!(
-            "ok {number} - {} # SKIP {}\n",
-            outcome.title, outcome.reason
-        ),
+        Verdict::NotOk => format!("not ok {number} - {}\n  # {}\n", outcome.title, outcome.reason),
+        Verdict::Skip => format!("ok {number} - {} # SKIP {}\n", outcome.title, outcome.reason),
     };
     for note in &outcome.notes {
         text.push_str(&format!("  # {note}\n"));
@@ -204,10 +167,8 @@ fn find(runtime: &std::path::Path) -> Result<PathBuf, String> {
             .map_err(|error| format!("runtime {}: {error}", runtime.display()));
     }
     let path = std::env::var("PATH").unwrap_or_default();
-    let found = path
-        .split(':')
-        .map(|dir| PathBuf::from(dir).join(runtime))
-        .find(|file| file.is_file());
+    let found =
+        path.split(':').map(|dir| PathBuf::from(dir).join(runtime)).find(|file| file.is_file());
     found.ok_or(format!("runtime {} is not in PATH", runtime.display()))
 }
 
@@ -216,14 +177,7 @@ fn own_runtime() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
     let profile = own.parent().map(PathBuf::from).unwrap_or_default();
     let target = profile.parent().map(PathBuf::from).unwrap_or_default();
-    let places = [
-        target.join("release/bulkhead"),
-        profile.join("bulkhead"),
-        target.join("debug/bulkhead"),
-    ];
-    places
-        .iter()
-        .find(|path| path.exists())
-        .unwrap_or(&places[0])
-        .clone()
+    let places =
+        [target.join("release/bulkhead"), profile.join("bulkhead"), target.join("debug/bulkhead")];
+    places.iter().find(|path| path.exists()).unwrap_or(&places[0]).clone()
 }

@@ -26,11 +26,8 @@ impl Tally {
 
     fn cell(self) -> String {
         let asked = self.ok + self.not_ok;
-        let skipped = if self.skip > 0 {
-            format!(" ({} skipped)", self.skip)
-        } else {
-            String::new()
-        };
+        let skipped =
+            if self.skip > 0 { format!(" ({} skipped)", self.skip) } else { String::new() };
         format!("{}/{asked}{skipped}", self.ok)
     }
 }
@@ -57,10 +54,7 @@ pub fn table(columns: &[Column]) -> String {
         let cells: Vec<String> = tallies.iter().map(|tally| tally.cell()).collect();
         let _ = writeln!(text, "| {section} | {} |", cells.join(" | "));
     }
-    let cells: Vec<String> = totals
-        .iter()
-        .map(|tally| format!("**{}**", tally.cell()))
-        .collect();
+    let cells: Vec<String> = totals.iter().map(|tally| format!("**{}**", tally.cell())).collect();
     let _ = writeln!(text, "| **total** | {} |", cells.join(" | "));
     text
 }
@@ -72,11 +66,9 @@ pub fn failed_by_all(columns: &[Column]) -> String {
     };
     let mut text = String::from("\nFailed by all:\n\n");
     for (place, outcome) in first.iter().enumerate() {
-        let all = columns.iter().all(|(_, outcomes)| {
-            outcomes
-                .get(place)
-                .is_some_and(|o| o.verdict == Verdict::NotOk)
-        });
+        let all = columns
+            .iter()
+            .all(|(_, outcomes)| outcomes.get(place).is_some_and(|o| o.verdict == Verdict::NotOk));
         if all {
             let _ = writeln!(text, "- {}", outcome.title);
         }

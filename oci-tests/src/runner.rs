@@ -74,13 +74,7 @@ impl Place {
         let none = None::<&str>;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
         fs::create_dir(&base)?;
-        mount(
-            Some("tmpfs"),
-            &base,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some("mode=755"),
-        )?;
+        mount(Some("tmpfs"), &base, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
         fs::copy(std::env::current_exe()?, base.join("probe"))?;
         fs::set_permissions(base.join("probe"), fs::Permissions::from_mode(0o755))?;
         private_dev(&base.join("dev"))?;
@@ -110,20 +104,9 @@ fn private_dev(dir: &Path) -> io::Result<()> {
         ("fuse", 10, 229),
     ];
     fs::create_dir(dir)?;
-    mount(
-        Some("tmpfs"),
-        dir,
-        Some("tmpfs"),
-        MsFlags::MS_NOSUID,
-        Some("mode=755"),
-    )?;
+    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755"))?;
     for (name, major, minor) in NODES {
-        mknod(
-            &dir.join(name),
-            SFlag::S_IFCHR,
-            Mode::empty(),
-            makedev(major, minor),
-        )?;
+        mknod(&dir.join(name), SFlag::S_IFCHR, Mode::empty(), makedev(major, minor))?;
         fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o666))?;
     }
     for (name, target) in [
@@ -137,21 +120,9 @@ fn private_dev(dir: &Path) -> io::Result<()> {
     }
     fs::create_dir(dir.join("pts"))?;
     let options = Some("newinstance,ptmxmode=0666,mode=0620");
-    mount(
-        Some("devpts"),
-        &dir.join("pts"),
-        Some("devpts"),
-        MsFlags::empty(),
-        options,
-    )?;
+    mount(Some("devpts"), &dir.join("pts"), Some("devpts"), MsFlags::empty(), options)?;
     fs::create_dir(dir.join("shm"))?;
-    mount(
-        Some(dir),
-        "/dev",
-        None::<&str>,
-        MsFlags::MS_MOVE,
-        None::<&str>,
-    )?;
+    mount(Some(dir), "/dev", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
     Ok(())
 }
 
@@ -167,11 +138,7 @@ pub fn run(
         let all = cgroups::hierarchies();
         all.iter().any(|h| h.v2) && all.iter().any(|h| !h.v2)
     };
-    let layout = plan.layout.unwrap_or(if crun && hybrid {
-        Layout::V1
-    } else {
-        Layout::Host
-    });
+    let layout = plan.layout.unwrap_or(if crun && hybrid { Layout::V1 } else { Layout::Host });
     let next = AtomicUsize::new(0);
     let done = Mutex::new((BTreeMap::<usize, Outcome>::new(), 0usize));
     let each = Mutex::new(&mut each);
@@ -205,11 +172,7 @@ pub fn run(
             });
         }
     });
-    done.into_inner()
-        .expect("no holder of this lock panics")
-        .0
-        .into_values()
-        .collect()
+    done.into_inner().expect("no holder of this lock panics").0.into_values().collect()
 }
 
 fn outcome((section, title): &(&'static str, String), answer: &Value) -> Outcome {
@@ -224,8 +187,6 @@ fn outcome((section, title): &(&'static str, String), answer: &Value) -> Outcome
         title: title.clone(),
         verdict,
         reason: answer["reason"].as_str().unwrap_or_default().to_owned(),
-        notes: notes
-            .filter_map(|note| note.as_str().map(str::to_owned))
-            .collect(),
+        notes: notes.filter_map(|note| note.as_str().map(str::to_owned)).collect(),
     }
 }

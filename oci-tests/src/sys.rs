@@ -13,14 +13,7 @@ pub fn raw(number: i64, args: [u64; 6]) -> (i64, i32) {
     // SAFETY: the arguments are numbers the suite chose for calls that do not write to memory, or the
     // address of a leaked buffer of 4096 bytes; no Rust object is reachable from them.
     let answer = unsafe { libc::syscall(number, a, b, c, d, e, f) };
-    (
-        answer,
-        if answer == -1 {
-            io::Error::last_os_error().raw_os_error().unwrap_or(0)
-        } else {
-            0
-        },
-    )
+    (answer, if answer == -1 { io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 })
 }
 
 /// A descriptor that becomes readable when `pid` ends.
@@ -36,12 +29,7 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
 
 /// The columns and rows of the terminal behind `fd`.
 pub fn window_size(fd: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
-    let mut size = libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ writes one winsize, and `size` is one that outlives the call.
     match unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCGWINSZ, &mut size) } {
         0 => Ok((size.ws_col, size.ws_row)),
@@ -59,10 +47,7 @@ pub fn session_keyring() -> io::Result<String> {
     if length < 0 {
         return Err(io::Error::last_os_error());
     }
-    let end = text
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(text.len());
+    let end = text.iter().position(|byte| *byte == 0).unwrap_or(text.len());
     Ok(String::from_utf8_lossy(&text[..end]).into_owned())
 }
 
@@ -117,23 +102,14 @@ const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
 
 /// The next request of a seccomp listener; blocks.
 pub fn seccomp_receive(listener: BorrowedFd<'_>) -> io::Result<Request> {
-    let mut notification = Notification {
-        id: 0,
-        pid: 0,
-        flags: 0,
-        number: 0,
-        arch: 0,
-        instruction: 0,
-        args: [0; 6],
-    };
+    let mut notification =
+        Notification { id: 0, pid: 0, flags: 0, number: 0, arch: 0, instruction: 0, args: [0; 6] };
     // SAFETY: SECCOMP_IOCTL_NOTIF_RECV writes one struct seccomp_notif (80 bytes, the size is part of
     // the request number) to the zeroed value, which outlives the call.
     match unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_RECV, &mut notification) } {
-        0 => Ok(Request {
-            id: notification.id,
-            number: notification.number,
-            pid: notification.pid,
-        }),
+        0 => {
+            Ok(Request { id: notification.id, number: notification.number, pid: notification.pid })
+        }
         _ => Err(io::Error::last_os_error()),
     }
 }
@@ -145,24 +121,9 @@ pub fn seccomp_answer(
     answer: Option<Result<i64, i32>>,
 ) -> io::Result<()> {
     let response = match answer {
-        Some(Ok(value)) => Response {
-            id,
-            value,
-            error: 0,
-            flags: 0,
-        },
-        Some(Err(errno)) => Response {
-            id,
-            value: 0,
-            error: -errno,
-            flags: 0,
-        },
-        None => Response {
-            id,
-            value: 0,
-            error: 0,
-            flags: 1,
-        },
+        Some(Ok(value)) => Response { id, value, error: 0, flags: 0 },
+        Some(Err(errno)) => Response { id, value: 0, error: -errno, flags: 0 },
+        None => Response { id, value: 0, error: 0, flags: 1 },
     };
     // SAFETY: SECCOMP_IOCTL_NOTIF_SEND reads one struct seccomp_notif_resp (24 bytes).
     match unsafe { libc::ioctl(listener.as_raw_fd(), NOTIF_SEND, &response) } {

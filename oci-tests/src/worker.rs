@@ -88,13 +88,7 @@ fn supervise(words: &[String]) -> Res {
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWNET,
     )?;
-    mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    )?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     let mut child = Command::new(std::env::current_exe()?)
         .arg("worker-inner")
         .args(words)
@@ -103,9 +97,7 @@ fn supervise(words: &[String]) -> Res {
     if !call::ends_within(child.id() as i32, DEADLINE)? {
         child.kill()?;
         child.wait()?;
-        return Err(Stop::Fail(format!(
-            "the test did not end within {DEADLINE:?}"
-        )));
+        return Err(Stop::Fail(format!("the test did not end within {DEADLINE:?}")));
     }
     let status = child.wait()?;
     if status.success() {
@@ -152,22 +144,12 @@ fn prepare(job: &Job, view: View) -> Res<Lab> {
     let word = job.test_word();
     let dir = job.base.join(&word);
     std::fs::create_dir(&dir)?;
-    let layout = if view == View::V2 {
-        Layout::V2
-    } else {
-        job.layout
-    };
+    let layout = if view == View::V2 { Layout::V2 } else { job.layout };
     if view == View::V2 && !cgroups::hierarchies().iter().any(|h| h.v2) {
         return Err(Stop::Skip("this machine has no cgroup2 hierarchy".into()));
     }
     cgroups::show(layout, &dir.join("cgroup"))?;
-    Lab::new(
-        &job.runtime,
-        &dir,
-        &word,
-        &format!("/{}", job.word),
-        &job.base.join("probe"),
-    )
+    Lab::new(&job.runtime, &dir, &word, &format!("/{}", job.word), &job.base.join("probe"))
 }
 
 fn report(result: &Res, notes: &[String]) {
@@ -176,10 +158,7 @@ fn report(result: &Res, notes: &[String]) {
         Err(Stop::Skip(reason)) => ("skip", reason),
         Err(Stop::Fail(reason)) => ("not ok", reason),
     };
-    println!(
-        "{}",
-        json!({ "result": word, "reason": reason, "notes": notes })
-    );
+    println!("{}", json!({ "result": word, "reason": reason, "notes": notes }));
 }
 
 /// Starts a worker for `job` and answers the line that it printed.
@@ -193,12 +172,7 @@ pub fn spawn(job: &Job) -> Value {
             .output()
     });
     let lines = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-    let last = lines
-        .as_deref()
-        .unwrap_or_default()
-        .lines()
-        .next_back()
-        .unwrap_or_default();
+    let last = lines.as_deref().unwrap_or_default().lines().next_back().unwrap_or_default();
     let value = serde_json::from_str(last).unwrap_or_else(
         |_| json!({ "result": "not ok", "reason": "the worker printed nothing", "notes": [] }),
     );

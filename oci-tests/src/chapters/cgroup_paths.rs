@@ -19,9 +19,7 @@ pub fn tests() -> Vec<Test> {
 fn membership(pid: i32, controller: &str) -> Res<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let line = text.lines().find(|line| {
-        line.split(':')
-            .nth(1)
-            .is_some_and(|list| list.split(',').any(|c| c == controller))
+        line.split(':').nth(1).is_some_and(|list| list.split(',').any(|c| c == controller))
     });
     match line.and_then(|line| line.splitn(3, ':').nth(2)) {
         Some(path) => Ok(path.to_owned()),
@@ -39,11 +37,7 @@ fn paths() -> Vec<Test> {
             |lab| {
                 let container = lab.create(&["pause"], |_| {})?;
                 for controller in ["memory", "pids", "cpu", "devices", "freezer"] {
-                    eq(
-                        controller,
-                        &membership(container.pid(), controller)?,
-                        &container.cgroup,
-                    )?;
+                    eq(controller, &membership(container.pid(), controller)?, &container.cgroup)?;
                 }
                 container.end()
             },
@@ -61,99 +55,69 @@ fn paths() -> Vec<Test> {
                         .join("cgroup.procs");
                     let procs = fs::read_to_string(&path).unwrap_or_default();
                     ensure(
-                        procs
-                            .lines()
-                            .any(|line| line == container.pid().to_string()),
+                        procs.lines().any(|line| line == container.pid().to_string()),
                         format!("{} is {procs:?}", path.display()),
                     )?;
                 }
                 container.end()
             },
         ),
-        test(
-            section,
-            "F29",
-            "a relative path gives the same place for the same value",
-            |lab| {
-                let relative = format!("{}-relative", lab.word);
-                let mut places = Vec::new();
-                for _ in 0..2 {
-                    let container = lab.create(&["pause"], |spec| {
-                        spec["linux"]["cgroupsPath"] = json!(relative)
-                    })?;
-                    places.push(membership(container.pid(), "pids")?);
-                    container.end()?;
-                }
-                eq("places", &places[0], &places[1])?;
-                has("place", &places[0], &relative)
-            },
-        ),
-        test(
-            section,
-            "F29",
-            "without a path the runtime chooses a place of its own",
-            |lab| {
-                let container = lab.create(&["pause"], |spec| {
-                    spec["linux"]
-                        .as_object_mut()
-                        .map(|linux| linux.remove("cgroupsPath"));
-                })?;
-                let place = membership(container.pid(), "pids")?;
-                ensure(
-                    place != membership(1, "pids")?,
-                    format!("the container is in the runtime's cgroup {place}"),
-                )?;
-                container.end()
-            },
-        ),
-        test(
-            section,
-            "F29",
-            "a path with .. does not leave the hierarchy",
-            |lab| {
-                let bundle = lab.bundle(&["pause"], |spec| {
-                    let path = format!(
-                        "/../../..{}",
-                        spec["linux"]["cgroupsPath"].as_str().unwrap_or_default()
-                    );
-                    spec["linux"]["cgroupsPath"] = json!(path);
-                })?;
-                let output = lab
-                    .call(&["create", "--bundle", bundle.path(), &bundle.id])
-                    .output()?;
-                if output.code != Some(0) {
-                    return Ok(());
-                }
-                let state = lab.call(&["state", &bundle.id]).output()?;
-                let state: Value = serde_json::from_str(&state.out).unwrap_or_default();
-                let place = membership(state["pid"].as_i64().unwrap_or(0) as i32, "pids")?;
-                ensure(!place.contains(".."), format!("the cgroup is {place}"))
-            },
-        ),
-        test(
-            section,
-            "F29",
-            "missing parents are made and cpuset works in them",
-            |lab| {
-                let container = lab.create(&["pause"], |spec| {
-                    let path = format!(
-                        "{}/a/b/c",
-                        spec["linux"]["cgroupsPath"].as_str().unwrap_or_default()
-                    );
-                    spec["linux"]["cgroupsPath"] = json!(path);
-                    spec["linux"]["resources"] = json!({ "cpu": { "cpus": "0" } });
-                })?;
-                let cpus =
-                    fs::read_to_string(v1("cpuset", &container.cgroup)?.join("cpuset.cpus"))?;
-                eq("cpuset.cpus", &cpus.trim(), &"0")?;
+        test(section, "F29", "a relative path gives the same place for the same value", |lab| {
+            let relative = format!("{}-relative", lab.word);
+            let mut places = Vec::new();
+            for _ in 0..2 {
+                let container =
+                    lab.create(&["pause"], |spec| spec["linux"]["cgroupsPath"] = json!(relative))?;
+                places.push(membership(container.pid(), "pids")?);
                 container.end()?;
-                // Parents are not the container's; they are removed here so that nothing is left.
-                for path in crate::lab::cgroups::named(&lab.word).iter().rev() {
-                    let _ = fs::remove_dir(path);
-                }
-                Ok(())
-            },
-        ),
+            }
+            eq("places", &places[0], &places[1])?;
+            has("place", &places[0], &relative)
+        }),
+        test(section, "F29", "without a path the runtime chooses a place of its own", |lab| {
+            let container = lab.create(&["pause"], |spec| {
+                spec["linux"].as_object_mut().map(|linux| linux.remove("cgroupsPath"));
+            })?;
+            let place = membership(container.pid(), "pids")?;
+            ensure(
+                place != membership(1, "pids")?,
+                format!("the container is in the runtime's cgroup {place}"),
+            )?;
+            container.end()
+        }),
+        test(section, "F29", "a path with .. does not leave the hierarchy", |lab| {
+            let bundle = lab.bundle(&["pause"], |spec| {
+                let path = format!(
+                    "/../../..{}",
+                    spec["linux"]["cgroupsPath"].as_str().unwrap_or_default()
+                );
+                spec["linux"]["cgroupsPath"] = json!(path);
+            })?;
+            let output = lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
+            if output.code != Some(0) {
+                return Ok(());
+            }
+            let state = lab.call(&["state", &bundle.id]).output()?;
+            let state: Value = serde_json::from_str(&state.out).unwrap_or_default();
+            let place = membership(state["pid"].as_i64().unwrap_or(0) as i32, "pids")?;
+            ensure(!place.contains(".."), format!("the cgroup is {place}"))
+        }),
+        test(section, "F29", "missing parents are made and cpuset works in them", |lab| {
+            let container = lab.create(&["pause"], |spec| {
+                let path =
+                    format!("{}/a/b/c", spec["linux"]["cgroupsPath"].as_str().unwrap_or_default());
+                spec["linux"]["cgroupsPath"] = json!(path);
+                spec["linux"]["resources"] = json!({ "cpu": { "cpus": "0" } });
+            })?;
+            let cpus = fs::read_to_string(v1("cpuset", &container.cgroup)?.join("cpuset.cpus"))?;
+            eq("cpuset.cpus", &cpus.trim(), &"0")?;
+            container.end()?;
+            // Parents are not the container's; they are removed here so that nothing is left.
+            for path in crate::lab::cgroups::named(&lab.word).iter().rev() {
+                let _ = fs::remove_dir(path);
+            }
+            Ok(())
+        }),
         test(
             section,
             "F29",
@@ -211,38 +175,20 @@ fn refused() -> Vec<Test> {
                 let named = ["memory", "cpu", "pids", "blkio", "blockIO"]
                     .iter()
                     .any(|word| output.err.contains(word));
-                lab.quality(
-                    named,
-                    format!("the error names no file or field: {}", output.brief()),
-                )
+                lab.quality(named, format!("the error names no file or field: {}", output.brief()))
             },
         )
     };
     vec![
-        bad(
-            "a CPU that does not exist",
-            json!({ "cpu": { "cpus": "4000" } }),
-        ),
-        bad(
-            "a CPU list that is no list",
-            json!({ "cpu": { "cpus": "zero" } }),
-        ),
-        bad(
-            "a memory node that does not exist",
-            json!({ "cpu": { "mems": "900" } }),
-        ),
-        bad(
-            "a CPU quota below the kernel's least",
-            json!({ "cpu": { "quota": 5 } }),
-        ),
+        bad("a CPU that does not exist", json!({ "cpu": { "cpus": "4000" } })),
+        bad("a CPU list that is no list", json!({ "cpu": { "cpus": "zero" } })),
+        bad("a memory node that does not exist", json!({ "cpu": { "mems": "900" } })),
+        bad("a CPU quota below the kernel's least", json!({ "cpu": { "quota": 5 } })),
         bad(
             "a CPU period below the kernel's least",
             json!({ "cpu": { "period": 5, "quota": 1000 } }),
         ),
-        bad(
-            "a swappiness beyond 200",
-            json!({ "memory": { "swappiness": 900 } }),
-        ),
+        bad("a swappiness beyond 200", json!({ "memory": { "swappiness": 900 } })),
         bad(
             "a swap limit below the memory limit",
             json!({ "memory": { "limit": 67_108_864, "swap": 33_554_432 } }),
@@ -267,10 +213,9 @@ fn refused() -> Vec<Test> {
                 let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
                 match seen["sleepers 5"]["count"].as_u64() {
                     Some(0) => Ok(()),
-                    Some(count) => lab.quality(
-                        false,
-                        format!("{count} children were made under a limit of 0"),
-                    ),
+                    Some(count) => {
+                        lab.quality(false, format!("{count} children were made under a limit of 0"))
+                    }
                     None => fail(format!("the probe printed {}", output.out)),
                 }
             },

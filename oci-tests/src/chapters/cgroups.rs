@@ -9,15 +9,8 @@ use crate::check::{Res, Test, ensure, eq, has, same, skip, test};
 use crate::lab::cgroups::v1;
 
 /// A limit: section, row, field below `resources`, value, controller, file, what the file then says.
-type Knob = (
-    &'static str,
-    &'static str,
-    &'static str,
-    Value,
-    &'static str,
-    &'static str,
-    &'static str,
-);
+type Knob =
+    (&'static str, &'static str, &'static str, Value, &'static str, &'static str, &'static str);
 
 /// Tests of this chapter.
 pub fn tests() -> Vec<Test> {
@@ -27,12 +20,8 @@ pub fn tests() -> Vec<Test> {
 }
 
 fn knobs() -> Vec<Knob> {
-    let (memory, cpu, pids, block) = (
-        "config-linux#memory",
-        "config-linux#cpu",
-        "config-linux#pids",
-        "config-linux#block-io",
-    );
+    let (memory, cpu, pids, block) =
+        ("config-linux#memory", "config-linux#cpu", "config-linux#pids", "config-linux#block-io");
     vec![
         (
             memory,
@@ -61,24 +50,8 @@ fn knobs() -> Vec<Knob> {
             "memory.soft_limit_in_bytes",
             "67108864",
         ),
-        (
-            memory,
-            "F35",
-            "memory.swappiness",
-            json!(33),
-            "memory",
-            "memory.swappiness",
-            "33",
-        ),
-        (
-            memory,
-            "F35",
-            "memory.swappiness",
-            json!(0),
-            "memory",
-            "memory.swappiness",
-            "0",
-        ),
+        (memory, "F35", "memory.swappiness", json!(33), "memory", "memory.swappiness", "33"),
+        (memory, "F35", "memory.swappiness", json!(0), "memory", "memory.swappiness", "0"),
         (
             memory,
             "F35",
@@ -97,88 +70,16 @@ fn knobs() -> Vec<Knob> {
             "memory.oom_control",
             "oom_kill_disable 0",
         ),
-        (
-            memory,
-            "F35",
-            "memory.useHierarchy",
-            json!(true),
-            "memory",
-            "memory.use_hierarchy",
-            "1",
-        ),
-        (
-            cpu,
-            "F37",
-            "cpu.shares",
-            json!(333),
-            "cpu",
-            "cpu.shares",
-            "333",
-        ),
-        (
-            cpu,
-            "F37",
-            "cpu.quota",
-            json!(45_000),
-            "cpu",
-            "cpu.cfs_quota_us",
-            "45000",
-        ),
-        (
-            cpu,
-            "F37",
-            "cpu.quota",
-            json!(-1),
-            "cpu",
-            "cpu.cfs_quota_us",
-            "-1",
-        ),
-        (
-            cpu,
-            "F37",
-            "cpu.period",
-            json!(50_000),
-            "cpu",
-            "cpu.cfs_period_us",
-            "50000",
-        ),
-        (
-            cpu,
-            "F40",
-            "cpu.cpus",
-            json!("0"),
-            "cpuset",
-            "cpuset.cpus",
-            "0",
-        ),
-        (
-            cpu,
-            "F40",
-            "cpu.mems",
-            json!("0"),
-            "cpuset",
-            "cpuset.mems",
-            "0",
-        ),
+        (memory, "F35", "memory.useHierarchy", json!(true), "memory", "memory.use_hierarchy", "1"),
+        (cpu, "F37", "cpu.shares", json!(333), "cpu", "cpu.shares", "333"),
+        (cpu, "F37", "cpu.quota", json!(45_000), "cpu", "cpu.cfs_quota_us", "45000"),
+        (cpu, "F37", "cpu.quota", json!(-1), "cpu", "cpu.cfs_quota_us", "-1"),
+        (cpu, "F37", "cpu.period", json!(50_000), "cpu", "cpu.cfs_period_us", "50000"),
+        (cpu, "F40", "cpu.cpus", json!("0"), "cpuset", "cpuset.cpus", "0"),
+        (cpu, "F40", "cpu.mems", json!("0"), "cpuset", "cpuset.mems", "0"),
         (cpu, "F41", "cpu.idle", json!(1), "cpu", "cpu.idle", "1"),
-        (
-            pids,
-            "F45",
-            "pids.limit",
-            json!(77),
-            "pids",
-            "pids.max",
-            "77",
-        ),
-        (
-            pids,
-            "F45",
-            "pids.limit",
-            json!(-1),
-            "pids",
-            "pids.max",
-            "max",
-        ),
+        (pids, "F45", "pids.limit", json!(77), "pids", "pids.max", "77"),
+        (pids, "F45", "pids.limit", json!(-1), "pids", "pids.max", "max"),
         (
             block,
             "F42",
@@ -215,42 +116,14 @@ fn knobs() -> Vec<Knob> {
             "blkio.throttle.write_iops_device",
             "254:0 700",
         ),
-        (
-            block,
-            "F42",
-            "blockIO.weight",
-            json!(333),
-            "blkio",
-            "blkio.bfq.weight",
-            "333",
-        ),
-        (
-            cpu,
-            "F39",
-            "cpu.realtimePeriod",
-            json!(500_000),
-            "cpu",
-            "cpu.rt_period_us",
-            "500000",
-        ),
-        (
-            cpu,
-            "F38",
-            "cpu.burst",
-            json!(20_000),
-            "cpu",
-            "cpu.cfs_burst_us",
-            "20000",
-        ),
+        (block, "F42", "blockIO.weight", json!(333), "blkio", "blkio.bfq.weight", "333"),
+        (cpu, "F39", "cpu.realtimePeriod", json!(500_000), "cpu", "cpu.rt_period_us", "500000"),
+        (cpu, "F38", "cpu.burst", json!(20_000), "cpu", "cpu.cfs_burst_us", "20000"),
     ]
 }
 
 fn knob((section, row, field, value, controller, file, wanted): Knob) -> Test {
-    let shown = if value.is_array() {
-        "a rate".to_owned()
-    } else {
-        value.to_string()
-    };
+    let shown = if value.is_array() { "a rate".to_owned() } else { value.to_string() };
     let text = format!("{field} = {shown} is {wanted} in {file}");
     test(section, row, text, move |lab| {
         let parent = v1(controller, "/")?;
@@ -279,11 +152,7 @@ fn knob((section, row, field, value, controller, file, wanted): Knob) -> Test {
 }
 
 fn first_child(dir: &Path) -> Option<std::path::PathBuf> {
-    fs::read_dir(dir)
-        .ok()?
-        .flatten()
-        .find(|entry| entry.path().is_dir())
-        .map(|entry| entry.path())
+    fs::read_dir(dir).ok()?.flatten().find(|entry| entry.path().is_dir()).map(|entry| entry.path())
 }
 
 fn disk(major: u32, minor: u32) -> bool {
@@ -324,34 +193,23 @@ fn enforced() -> Vec<Test> {
                 container.end()
             },
         ),
-        test(
-            "config-linux#pids",
-            "F45",
-            "no more tasks than the limit can exist",
-            |lab| {
-                v1("pids", "/")?;
-                let seen = lab.probe(&["sleepers 30"], |spec| {
-                    spec["linux"]["resources"] = json!({ "pids": { "limit": 20 } })
-                })?;
-                let count = seen["sleepers 30"]["count"].as_u64().unwrap_or(0);
-                ensure(
-                    (10..20).contains(&count),
-                    format!("{count} children were made under a limit of 20"),
-                )
-            },
-        ),
-        test(
-            "config-linux#cpu",
-            "F40",
-            "the program runs on the CPUs of the set",
-            |lab| {
-                v1("cpuset", "/")?;
-                let seen = lab.report(|spec| {
-                    spec["linux"]["resources"] = json!({ "cpu": { "cpus": "0" } })
-                })?;
-                same("affinity", &seen["affinity"], json!([0]))
-            },
-        ),
+        test("config-linux#pids", "F45", "no more tasks than the limit can exist", |lab| {
+            v1("pids", "/")?;
+            let seen = lab.probe(&["sleepers 30"], |spec| {
+                spec["linux"]["resources"] = json!({ "pids": { "limit": 20 } })
+            })?;
+            let count = seen["sleepers 30"]["count"].as_u64().unwrap_or(0);
+            ensure(
+                (10..20).contains(&count),
+                format!("{count} children were made under a limit of 20"),
+            )
+        }),
+        test("config-linux#cpu", "F40", "the program runs on the CPUs of the set", |lab| {
+            v1("cpuset", "/")?;
+            let seen =
+                lab.report(|spec| spec["linux"]["resources"] = json!({ "cpu": { "cpus": "0" } }))?;
+            same("affinity", &seen["affinity"], json!([0]))
+        }),
         test(
             "config-linux#memory",
             "F34",
@@ -363,45 +221,26 @@ fn enforced() -> Vec<Test> {
             .map(drop)
             },
         ),
-        test(
-            "config-linux#control-groups",
-            "F165",
-            "several limits at once are all set",
-            |lab| {
-                let container = lab.create(&["pause"], |spec| {
-                    spec["linux"]["resources"] = json!({
-                        "memory": { "limit": 134_217_728, "reservation": 67_108_864 },
-                        "cpu": { "shares": 512, "quota": 40_000, "period": 80_000 },
-                        "pids": { "limit": 50 },
-                    });
-                })?;
-                let value = |controller: &str, file: &str| -> Res<String> {
-                    Ok(
-                        fs::read_to_string(v1(controller, &container.cgroup)?.join(file))?
-                            .trim()
-                            .to_owned(),
-                    )
-                };
-                eq(
-                    "limit",
-                    &value("memory", "memory.limit_in_bytes")?.as_str(),
-                    &"134217728",
-                )?;
-                eq("shares", &value("cpu", "cpu.shares")?.as_str(), &"512")?;
-                eq(
-                    "quota",
-                    &value("cpu", "cpu.cfs_quota_us")?.as_str(),
-                    &"40000",
-                )?;
-                eq(
-                    "period",
-                    &value("cpu", "cpu.cfs_period_us")?.as_str(),
-                    &"80000",
-                )?;
-                eq("pids", &value("pids", "pids.max")?.as_str(), &"50")?;
-                container.end()
-            },
-        ),
+        test("config-linux#control-groups", "F165", "several limits at once are all set", |lab| {
+            let container = lab.create(&["pause"], |spec| {
+                spec["linux"]["resources"] = json!({
+                    "memory": { "limit": 134_217_728, "reservation": 67_108_864 },
+                    "cpu": { "shares": 512, "quota": 40_000, "period": 80_000 },
+                    "pids": { "limit": 50 },
+                });
+            })?;
+            let value = |controller: &str, file: &str| -> Res<String> {
+                Ok(fs::read_to_string(v1(controller, &container.cgroup)?.join(file))?
+                    .trim()
+                    .to_owned())
+            };
+            eq("limit", &value("memory", "memory.limit_in_bytes")?.as_str(), &"134217728")?;
+            eq("shares", &value("cpu", "cpu.shares")?.as_str(), &"512")?;
+            eq("quota", &value("cpu", "cpu.cfs_quota_us")?.as_str(), &"40000")?;
+            eq("period", &value("cpu", "cpu.cfs_period_us")?.as_str(), &"80000")?;
+            eq("pids", &value("pids", "pids.max")?.as_str(), &"50")?;
+            container.end()
+        }),
         test(
             "config-linux#control-groups",
             "F165",
@@ -425,11 +264,7 @@ fn enforced() -> Vec<Test> {
             "a mount of type cgroup shows the hierarchies, read-only when asked",
             |lab| {
                 let seen = lab.probe(
-                    &[
-                        "list /sys/fs/cgroup",
-                        "mkdir /sys/fs/cgroup/memory/new",
-                        "report",
-                    ],
+                    &["list /sys/fs/cgroup", "mkdir /sys/fs/cgroup/memory/new", "report"],
                     |spec| {
                         crate::lab::bundle::mount(
                             spec,
@@ -440,11 +275,7 @@ fn enforced() -> Vec<Test> {
                         );
                     },
                 )?;
-                has(
-                    "hierarchies",
-                    &seen["list /sys/fs/cgroup"].to_string(),
-                    "memory",
-                )?;
+                has("hierarchies", &seen["list /sys/fs/cgroup"].to_string(), "memory")?;
                 ensure(
                     seen["mkdir /sys/fs/cgroup/memory/new"]["errno"] == "EROFS",
                     format!("mkdir gave {}", seen["mkdir /sys/fs/cgroup/memory/new"]),
@@ -457,10 +288,7 @@ fn enforced() -> Vec<Test> {
             "a cgroup mount shows the container's own cgroup at its root, not the machine's",
             |lab| {
                 let seen = lab.probe(
-                    &[
-                        "read /sys/fs/cgroup/pids/pids.max",
-                        "read /sys/fs/cgroup/pids/cgroup.procs",
-                    ],
+                    &["read /sys/fs/cgroup/pids/pids.max", "read /sys/fs/cgroup/pids/cgroup.procs"],
                     |spec| {
                         spec["linux"]["resources"] = json!({ "pids": { "limit": 66 } });
                         crate::lab::bundle::mount(
@@ -472,11 +300,7 @@ fn enforced() -> Vec<Test> {
                         );
                     },
                 )?;
-                same(
-                    "pids.max",
-                    &seen["read /sys/fs/cgroup/pids/pids.max"],
-                    json!("66\n"),
-                )
+                same("pids.max", &seen["read /sys/fs/cgroup/pids/pids.max"], json!("66\n"))
             },
         ),
     ]

@@ -22,9 +22,7 @@ fn need(controller: &str) -> Res {
     if list.split_whitespace().any(|word| word == controller) {
         Ok(())
     } else {
-        skip(format!(
-            "the cgroup2 hierarchy of this machine has no {controller} controller"
-        ))
+        skip(format!("the cgroup2 hierarchy of this machine has no {controller} controller"))
     }
 }
 
@@ -67,37 +65,26 @@ fn plain() -> Vec<Test> {
                 container.delete()
             },
         ),
-        test(
-            "runtime-linux#cgroup",
-            "F166",
-            "pause and resume are the freezer's",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let pause = container.call(&["pause"])?;
-                eq("pause", &pause.code, &Some(0))?;
-                container.expect("paused")?;
-                let text = fs::read_to_string(v2(&container.cgroup)?.join("cgroup.events"))?;
-                has("cgroup.events", &text, "frozen 1")?;
-                eq("resume", &container.call(&["resume"])?.code, &Some(0))?;
-                container.expect("running")?;
-                container.end()
-            },
-        ),
-        test(
-            unified,
-            "F47",
-            "a key of a controller is written to its file",
-            |lab| {
-                need("hugetlb")?;
-                let container = lab.create(&["pause"], |spec| {
-                    spec["linux"]["resources"] =
-                        json!({ "unified": { "hugetlb.2MB.max": "4194304" } });
-                })?;
-                let value = fs::read_to_string(v2(&container.cgroup)?.join("hugetlb.2MB.max"))?;
-                eq("hugetlb.2MB.max", &value.trim(), &"4194304")?;
-                container.end()
-            },
-        ),
+        test("runtime-linux#cgroup", "F166", "pause and resume are the freezer's", |lab| {
+            let container = lab.running(|_| {})?;
+            let pause = container.call(&["pause"])?;
+            eq("pause", &pause.code, &Some(0))?;
+            container.expect("paused")?;
+            let text = fs::read_to_string(v2(&container.cgroup)?.join("cgroup.events"))?;
+            has("cgroup.events", &text, "frozen 1")?;
+            eq("resume", &container.call(&["resume"])?.code, &Some(0))?;
+            container.expect("running")?;
+            container.end()
+        }),
+        test(unified, "F47", "a key of a controller is written to its file", |lab| {
+            need("hugetlb")?;
+            let container = lab.create(&["pause"], |spec| {
+                spec["linux"]["resources"] = json!({ "unified": { "hugetlb.2MB.max": "4194304" } });
+            })?;
+            let value = fs::read_to_string(v2(&container.cgroup)?.join("hugetlb.2MB.max"))?;
+            eq("hugetlb.2MB.max", &value.trim(), &"4194304")?;
+            container.end()
+        }),
         test(
             unified,
             "F47",
@@ -113,41 +100,26 @@ fn plain() -> Vec<Test> {
                 container.end()
             },
         ),
-        test(
-            unified,
-            "F47",
-            "a key of a controller that is not there is an error",
-            |lab| {
-                lab.refused(|spec| {
-                    spec["linux"]["resources"] = json!({ "unified": { "nosuch.max": "5" } })
-                })
-                .map(drop)
-            },
-        ),
-        test(
-            unified,
-            "F47",
-            "a value that the kernel refuses is an error",
-            |lab| {
-                lab.refused(|spec| {
-                    spec["linux"]["resources"] =
-                        json!({ "unified": { "cgroup.max.descendants": "many" } });
-                })
-                .map(drop)
-            },
-        ),
-        test(
-            unified,
-            "F47",
-            "a key with a slash is an error: no file outside the cgroup",
-            |lab| {
-                lab.refused(|spec| {
-                    spec["linux"]["resources"] =
-                        json!({ "unified": { "../cgroup.max.descendants": "5" } });
-                })
-                .map(drop)
-            },
-        ),
+        test(unified, "F47", "a key of a controller that is not there is an error", |lab| {
+            lab.refused(|spec| {
+                spec["linux"]["resources"] = json!({ "unified": { "nosuch.max": "5" } })
+            })
+            .map(drop)
+        }),
+        test(unified, "F47", "a value that the kernel refuses is an error", |lab| {
+            lab.refused(|spec| {
+                spec["linux"]["resources"] =
+                    json!({ "unified": { "cgroup.max.descendants": "many" } });
+            })
+            .map(drop)
+        }),
+        test(unified, "F47", "a key with a slash is an error: no file outside the cgroup", |lab| {
+            lab.refused(|spec| {
+                spec["linux"]["resources"] =
+                    json!({ "unified": { "../cgroup.max.descendants": "5" } });
+            })
+            .map(drop)
+        }),
         test(
             "config-linux#huge-page-limits",
             "F43",
@@ -158,11 +130,7 @@ fn plain() -> Vec<Test> {
                 spec["linux"]["resources"] = json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4_194_304 }] });
             })?;
                 let dir = v2(&container.cgroup)?;
-                eq(
-                    "max",
-                    &fs::read_to_string(dir.join("hugetlb.2MB.max"))?.trim(),
-                    &"4194304",
-                )?;
+                eq("max", &fs::read_to_string(dir.join("hugetlb.2MB.max"))?.trim(), &"4194304")?;
                 let rsvd = fs::read_to_string(dir.join("hugetlb.2MB.rsvd.max"))?;
                 lab.quality(
                     rsvd.trim() == "4194304",
@@ -171,56 +139,38 @@ fn plain() -> Vec<Test> {
                 container.end()
             },
         ),
-        test(
-            "config#mounts",
-            "F85",
-            "a mount of type cgroup is the cgroup2 file system",
-            |lab| {
-                let seen = lab.probe(
-                    &[
-                        "report",
-                        "read /sys/fs/cgroup/cgroup.controllers",
-                        "list /sys/fs/cgroup",
-                    ],
-                    |spec| {
-                        namespace(spec, "cgroup");
-                        mount(
-                            spec,
-                            "/sys/fs/cgroup",
-                            "cgroup",
-                            "cgroup",
-                            &["nosuid", "noexec", "nodev", "ro"],
-                        );
-                    },
-                )?;
-                same(
-                    "type",
-                    &crate::check::mount_at(&seen["report"], "/sys/fs/cgroup")?["type"],
-                    json!("cgroup2"),
-                )?;
-                // In its own cgroup namespace the container sees its own cgroup, which has a cgroup.type.
-                has(
-                    "files",
-                    &seen["list /sys/fs/cgroup"].to_string(),
-                    "cgroup.type",
-                )
-            },
-        ),
-        test(
-            "config#mounts",
-            "F85",
-            "a read-only cgroup mount cannot be written",
-            |lab| {
-                let seen = lab.probe(&["mkdir /sys/fs/cgroup/new"], |spec| {
+        test("config#mounts", "F85", "a mount of type cgroup is the cgroup2 file system", |lab| {
+            let seen = lab.probe(
+                &["report", "read /sys/fs/cgroup/cgroup.controllers", "list /sys/fs/cgroup"],
+                |spec| {
                     namespace(spec, "cgroup");
-                    mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]);
-                })?;
-                ensure(
-                    seen["mkdir /sys/fs/cgroup/new"]["errno"] == "EROFS",
-                    format!("mkdir gave {}", seen["mkdir /sys/fs/cgroup/new"]),
-                )
-            },
-        ),
+                    mount(
+                        spec,
+                        "/sys/fs/cgroup",
+                        "cgroup",
+                        "cgroup",
+                        &["nosuid", "noexec", "nodev", "ro"],
+                    );
+                },
+            )?;
+            same(
+                "type",
+                &crate::check::mount_at(&seen["report"], "/sys/fs/cgroup")?["type"],
+                json!("cgroup2"),
+            )?;
+            // In its own cgroup namespace the container sees its own cgroup, which has a cgroup.type.
+            has("files", &seen["list /sys/fs/cgroup"].to_string(), "cgroup.type")
+        }),
+        test("config#mounts", "F85", "a read-only cgroup mount cannot be written", |lab| {
+            let seen = lab.probe(&["mkdir /sys/fs/cgroup/new"], |spec| {
+                namespace(spec, "cgroup");
+                mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]);
+            })?;
+            ensure(
+                seen["mkdir /sys/fs/cgroup/new"]["errno"] == "EROFS",
+                format!("mkdir gave {}", seen["mkdir /sys/fs/cgroup/new"]),
+            )
+        }),
         test(
             "config-linux#cgroup-ownership",
             "F30",
@@ -256,11 +206,7 @@ fn plain() -> Vec<Test> {
                 fs::create_dir_all(bundle.inside("/sys/fs/cgroup"))?;
                 let container = lab.create_from(&bundle)?;
                 let dir = v2(&container.cgroup)?;
-                eq(
-                    "owner of cgroup.freeze",
-                    &fs::metadata(dir.join("cgroup.freeze"))?.uid(),
-                    &0,
-                )?;
+                eq("owner of cgroup.freeze", &fs::metadata(dir.join("cgroup.freeze"))?.uid(), &0)?;
                 let owner = fs::metadata(dir.join("cgroup.procs"))?.uid();
                 lab.quality(owner == 100_000, format!("cgroup.procs belongs to {owner}"))?;
                 container.end()
@@ -276,38 +222,10 @@ fn plain() -> Vec<Test> {
             "memory.max",
             "134217728",
         ),
-        (
-            "cpu.shares",
-            "cpu",
-            json!({ "shares": 1024 }),
-            "cpu",
-            "cpu.weight",
-            "100",
-        ),
-        (
-            "pids.limit",
-            "pids",
-            json!({ "limit": 77 }),
-            "pids",
-            "pids.max",
-            "77",
-        ),
-        (
-            "cpu.cpus",
-            "cpu",
-            json!({ "cpus": "0" }),
-            "cpuset",
-            "cpuset.cpus",
-            "0",
-        ),
-        (
-            "cpu.idle",
-            "cpu",
-            json!({ "idle": 1 }),
-            "cpu",
-            "cpu.idle",
-            "1",
-        ),
+        ("cpu.shares", "cpu", json!({ "shares": 1024 }), "cpu", "cpu.weight", "100"),
+        ("pids.limit", "pids", json!({ "limit": 77 }), "pids", "pids.max", "77"),
+        ("cpu.cpus", "cpu", json!({ "cpus": "0" }), "cpuset", "cpuset.cpus", "0"),
+        ("cpu.idle", "cpu", json!({ "idle": 1 }), "cpu", "cpu.idle", "1"),
     ] {
         tests.push(test(
             "config-linux#control-groups",
@@ -336,10 +254,7 @@ fn plain() -> Vec<Test> {
             let refused = lab.refused(|spec| {
                 spec["linux"]["resources"] = json!({ "memory": { "limit": 134_217_728 } })
             });
-            lab.quality(
-                refused.is_ok(),
-                "a memory limit without the controller is ignored",
-            )
+            lab.quality(refused.is_ok(), "a memory limit without the controller is ignored")
         },
     ));
     tests

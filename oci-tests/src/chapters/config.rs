@@ -23,26 +23,14 @@ fn versions() -> Vec<Test> {
             "config#specification-version",
             "F1",
             format!("ociVersion {version} is accepted"),
-            move |lab| {
-                lab.report(|spec| spec["ociVersion"] = json!(version))
-                    .map(drop)
-            },
+            move |lab| lab.report(|spec| spec["ociVersion"] = json!(version)).map(drop),
         )
     };
-    let mut tests: Vec<Test> = [
-        "1.0.0",
-        "1.0.1",
-        "1.0.2",
-        "1.0.2-dev",
-        "1.1.0",
-        "1.1.0-rc.1",
-        "1.2.0",
-        "1.2.1",
-        "1.3.0",
-    ]
-    .into_iter()
-    .map(one)
-    .collect();
+    let mut tests: Vec<Test> =
+        ["1.0.0", "1.0.1", "1.0.2", "1.0.2-dev", "1.1.0", "1.1.0-rc.1", "1.2.0", "1.2.1", "1.3.0"]
+            .into_iter()
+            .map(one)
+            .collect();
     for version in ["", "banana", "1", "1.0"] {
         tests.push(test(
             "config#specification-version",
@@ -62,10 +50,7 @@ fn versions() -> Vec<Test> {
             let refused = lab.refused(|spec| {
                 spec.as_object_mut().map(|spec| spec.remove("ociVersion"));
             });
-            lab.quality(
-                refused.is_ok(),
-                "a configuration without ociVersion is accepted",
-            )
+            lab.quality(refused.is_ok(), "a configuration without ociVersion is accepted")
         },
     ));
     tests
@@ -74,108 +59,65 @@ fn versions() -> Vec<Test> {
 fn root() -> Vec<Test> {
     let section = "config#root";
     vec![
-        test(
-            section,
-            "F2",
-            "root.path is relative to the bundle",
-            |lab| {
-                let bundle = lab.bundle(&["list /"], |spec| {
-                    spec["root"]["path"] = json!("other/place")
-                })?;
-                std::fs::create_dir(bundle.dir.join("other"))?;
-                std::fs::rename(bundle.dir.join("rootfs"), bundle.dir.join("other/place"))?;
-                lab.seen(&bundle).map(drop)
-            },
-        ),
+        test(section, "F2", "root.path is relative to the bundle", |lab| {
+            let bundle =
+                lab.bundle(&["list /"], |spec| spec["root"]["path"] = json!("other/place"))?;
+            std::fs::create_dir(bundle.dir.join("other"))?;
+            std::fs::rename(bundle.dir.join("rootfs"), bundle.dir.join("other/place"))?;
+            lab.seen(&bundle).map(drop)
+        }),
         test(section, "F2", "root.path may be absolute", |lab| {
             let mut bundle = lab.bundle(&["list /"], |_| {})?;
             bundle.spec["root"]["path"] = json!(bundle.dir.join("rootfs"));
             bundle.save()?;
             lab.seen(&bundle).map(drop)
         }),
-        test(
-            section,
-            "F2",
-            "root.path may be a symbolic link to a directory",
-            |lab| {
-                let bundle =
-                    lab.bundle(&["list /"], |spec| spec["root"]["path"] = json!("link"))?;
-                std::os::unix::fs::symlink("rootfs", bundle.dir.join("link"))?;
-                lab.seen(&bundle).map(drop)
-            },
-        ),
-        test(
-            section,
-            "F2",
-            "a root.path that does not exist is an error",
-            |lab| {
-                lab.refused(|spec| spec["root"]["path"] = json!("missing"))
-                    .map(drop)
-            },
-        ),
-        test(
-            section,
-            "F2",
-            "a root.path that is a file is an error",
-            |lab| {
-                let bundle =
-                    lab.bundle(&["report"], |spec| spec["root"]["path"] = json!("file"))?;
-                std::fs::write(bundle.dir.join("file"), "")?;
-                lab.refused_from(&bundle).map(drop)
-            },
-        ),
+        test(section, "F2", "root.path may be a symbolic link to a directory", |lab| {
+            let bundle = lab.bundle(&["list /"], |spec| spec["root"]["path"] = json!("link"))?;
+            std::os::unix::fs::symlink("rootfs", bundle.dir.join("link"))?;
+            lab.seen(&bundle).map(drop)
+        }),
+        test(section, "F2", "a root.path that does not exist is an error", |lab| {
+            lab.refused(|spec| spec["root"]["path"] = json!("missing")).map(drop)
+        }),
+        test(section, "F2", "a root.path that is a file is an error", |lab| {
+            let bundle = lab.bundle(&["report"], |spec| spec["root"]["path"] = json!("file"))?;
+            std::fs::write(bundle.dir.join("file"), "")?;
+            lab.refused_from(&bundle).map(drop)
+        }),
         test(section, "F2", "root is required", |lab| {
             lab.refused(|spec| {
                 spec.as_object_mut().map(|spec| spec.remove("root"));
             })
             .map(drop)
         }),
-        test(
-            section,
-            "F2",
-            "readonly true makes the root read-only",
-            |lab| {
-                let seen = lab.probe(&["report", "write /data/x 1", "mkdir /new"], |spec| {
-                    spec["root"]["readonly"] = json!(true)
-                })?;
-                refused_with("write", &seen["write /data/x 1"], &["EROFS"])?;
-                refused_with("mkdir", &seen["mkdir /new"], &["EROFS"])?;
-                ensure(
-                    has_option(&mount_at(&seen["report"], "/")?["options"], "ro"),
-                    "the root mount has no ro",
-                )
-            },
-        ),
-        test(
-            section,
-            "F2",
-            "a read-only root leaves its mounts writable",
-            |lab| {
-                let seen = lab.probe(&["write /data/x 1"], |spec| {
-                    spec["root"]["readonly"] = json!(true);
-                    mount(spec, "/data", "tmpfs", "tmpfs", &[]);
-                })?;
-                allowed("write", &seen["write /data/x 1"])
-            },
-        ),
+        test(section, "F2", "readonly true makes the root read-only", |lab| {
+            let seen = lab.probe(&["report", "write /data/x 1", "mkdir /new"], |spec| {
+                spec["root"]["readonly"] = json!(true)
+            })?;
+            refused_with("write", &seen["write /data/x 1"], &["EROFS"])?;
+            refused_with("mkdir", &seen["mkdir /new"], &["EROFS"])?;
+            ensure(
+                has_option(&mount_at(&seen["report"], "/")?["options"], "ro"),
+                "the root mount has no ro",
+            )
+        }),
+        test(section, "F2", "a read-only root leaves its mounts writable", |lab| {
+            let seen = lab.probe(&["write /data/x 1"], |spec| {
+                spec["root"]["readonly"] = json!(true);
+                mount(spec, "/data", "tmpfs", "tmpfs", &[]);
+            })?;
+            allowed("write", &seen["write /data/x 1"])
+        }),
         test(section, "F2", "the root is writable by default", |lab| {
             let seen = lab.probe(&["write /data/x 1"], |_| {})?;
             allowed("write", &seen["write /data/x 1"])
         }),
-        test(
-            section,
-            "F2",
-            "what the container writes is in the bundle's root",
-            |lab| {
-                let bundle = lab.bundle(&["write /data/x hello"], |_| {})?;
-                lab.seen(&bundle)?;
-                eq(
-                    "file",
-                    &std::fs::read_to_string(bundle.inside("/data/x"))?,
-                    &"hello".to_owned(),
-                )
-            },
-        ),
+        test(section, "F2", "what the container writes is in the bundle's root", |lab| {
+            let bundle = lab.bundle(&["write /data/x hello"], |_| {})?;
+            lab.seen(&bundle)?;
+            eq("file", &std::fs::read_to_string(bundle.inside("/data/x"))?, &"hello".to_owned())
+        }),
         test(
             section,
             "F2",
@@ -190,9 +132,7 @@ fn root() -> Vec<Test> {
                 ];
                 let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
                 let seen = lab.probe(&steps, |_| {})?;
-                steps
-                    .iter()
-                    .try_for_each(|step| refused_with(step, &seen[*step], &["ENOENT"]))
+                steps.iter().try_for_each(|step| refused_with(step, &seen[*step], &["ENOENT"]))
             },
         ),
     ]
@@ -234,15 +174,9 @@ fn names() -> Vec<Test> {
                 same("hostname", &seen["hostname"], json!(wanted))
             },
         ),
-        test(
-            "config#hostname",
-            "F14",
-            "a hostname of 65 bytes is an error, not cut",
-            |lab| {
-                lab.refused(|spec| spec["hostname"] = json!("h".repeat(65)))
-                    .map(drop)
-            },
-        ),
+        test("config#hostname", "F14", "a hostname of 65 bytes is an error, not cut", |lab| {
+            lab.refused(|spec| spec["hostname"] = json!("h".repeat(65))).map(drop)
+        }),
         test(
             "config#domainname",
             "F65",
@@ -267,40 +201,20 @@ fn names() -> Vec<Test> {
                 .map(drop)
             },
         ),
-        test(
-            "config#annotations",
-            "F18",
-            "annotations come back in the state",
-            |lab| {
-                let container = lab.create(&["pause"], |spec| {
+        test("config#annotations", "F18", "annotations come back in the state", |lab| {
+            let container = lab.create(&["pause"], |spec| {
                 spec["annotations"] = json!({ "org.example.key": "value", "org.example.empty": "", "ünï": "cödé \"q\"" });
             })?;
-                let state = container.state()?;
-                same(
-                    "annotation",
-                    &state["annotations"]["org.example.key"],
-                    json!("value"),
-                )?;
-                same(
-                    "annotation",
-                    &state["annotations"]["org.example.empty"],
-                    json!(""),
-                )?;
-                same(
-                    "annotation",
-                    &state["annotations"]["ünï"],
-                    json!("cödé \"q\""),
-                )
-            },
-        ),
+            let state = container.state()?;
+            same("annotation", &state["annotations"]["org.example.key"], json!("value"))?;
+            same("annotation", &state["annotations"]["org.example.empty"], json!(""))?;
+            same("annotation", &state["annotations"]["ünï"], json!("cödé \"q\""))
+        }),
         test(
             "config#annotations",
             "F18",
             "an annotation whose value is no string is refused",
-            |lab| {
-                lab.refused(|spec| spec["annotations"] = json!({ "key": 5 }))
-                    .map(drop)
-            },
+            |lab| lab.refused(|spec| spec["annotations"] = json!({ "key": 5 })).map(drop),
         ),
     ]
 }
@@ -308,70 +222,44 @@ fn names() -> Vec<Test> {
 fn extensibility() -> Vec<Test> {
     let section = "config#extensibility";
     vec![
-        test(
-            section,
-            "F19",
-            "unknown properties anywhere are ignored",
-            |lab| {
-                lab.report(|spec| {
-                    spec["unknown"] = json!({ "x": 1 });
-                    spec["process"]["unknown"] = json!([1]);
-                    spec["linux"]["unknown"] = json!("x");
-                    spec["root"]["unknown"] = json!(null);
-                    spec["mounts"][0]["unknown"] = json!(5);
-                })
-                .map(drop)
-            },
-        ),
-        test(
-            section,
-            "F19",
-            "sections of other platforms are ignored",
-            |lab| {
-                lab.report(|spec| {
-                    spec["windows"] = json!({ "layerFolders": ["C:\\x"] });
-                    spec["solaris"] = json!({ "milestone": "x" });
-                    spec["zos"] = json!({});
-                })
-                .map(drop)
-            },
-        ),
-        test(
-            section,
-            "F19",
-            "optional properties with null are as if absent",
-            |lab| {
-                lab.report(|spec| {
-                    spec["hooks"] = json!(null);
-                    spec["annotations"] = json!(null);
-                    spec["linux"]["seccomp"] = json!(null);
-                    spec["linux"]["resources"] = json!(null);
-                    spec["process"]["rlimits"] = json!(null);
-                    spec["process"]["oomScoreAdj"] = json!(null);
-                })
-                .map(drop)
-            },
-        ),
-        test(
-            "config#valid-values",
-            "F19",
-            "an unknown value of a property is an error",
-            |lab| {
-                lab.refused(|spec| spec["linux"]["rootfsPropagation"] = json!("sideways"))
-                    .map(drop)
-            },
-        ),
-        test(
-            "config#valid-values",
-            "F19",
-            "an unknown namespace type is an error",
-            |lab| {
-                lab.refused(|spec| {
-                    spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "soul" }])
-                })
-                .map(drop)
-            },
-        ),
+        test(section, "F19", "unknown properties anywhere are ignored", |lab| {
+            lab.report(|spec| {
+                spec["unknown"] = json!({ "x": 1 });
+                spec["process"]["unknown"] = json!([1]);
+                spec["linux"]["unknown"] = json!("x");
+                spec["root"]["unknown"] = json!(null);
+                spec["mounts"][0]["unknown"] = json!(5);
+            })
+            .map(drop)
+        }),
+        test(section, "F19", "sections of other platforms are ignored", |lab| {
+            lab.report(|spec| {
+                spec["windows"] = json!({ "layerFolders": ["C:\\x"] });
+                spec["solaris"] = json!({ "milestone": "x" });
+                spec["zos"] = json!({});
+            })
+            .map(drop)
+        }),
+        test(section, "F19", "optional properties with null are as if absent", |lab| {
+            lab.report(|spec| {
+                spec["hooks"] = json!(null);
+                spec["annotations"] = json!(null);
+                spec["linux"]["seccomp"] = json!(null);
+                spec["linux"]["resources"] = json!(null);
+                spec["process"]["rlimits"] = json!(null);
+                spec["process"]["oomScoreAdj"] = json!(null);
+            })
+            .map(drop)
+        }),
+        test("config#valid-values", "F19", "an unknown value of a property is an error", |lab| {
+            lab.refused(|spec| spec["linux"]["rootfsPropagation"] = json!("sideways")).map(drop)
+        }),
+        test("config#valid-values", "F19", "an unknown namespace type is an error", |lab| {
+            lab.refused(|spec| {
+                spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "soul" }])
+            })
+            .map(drop)
+        }),
         test(
             "runtime#lifecycle",
             "F20",
@@ -439,10 +327,8 @@ fn malformed() -> Vec<Test> {
                 *place = wrong;
                 bundle.save()?;
                 let output = lab.refused_from(&bundle)?;
-                let field = path
-                    .split('.')
-                    .rfind(|word| word.parse::<usize>().is_err())
-                    .unwrap_or(path);
+                let field =
+                    path.split('.').rfind(|word| word.parse::<usize>().is_err()).unwrap_or(path);
                 lab.quality(
                     output.err.contains(field),
                     format!("the error does not name {field}: {}", output.brief()),
@@ -452,10 +338,7 @@ fn malformed() -> Vec<Test> {
     };
     let mut tests = vec![
         text("an empty config.json", ""),
-        text(
-            "half a config.json",
-            "{\"ociVersion\": \"1.0.2\", \"root\": {",
-        ),
+        text("half a config.json", "{\"ociVersion\": \"1.0.2\", \"root\": {"),
         text("a config.json that is a list", "[]"),
         text("a config.json that is null", "null"),
         test(section, "F19", "a missing config.json is refused", |lab| {
@@ -464,41 +347,22 @@ fn malformed() -> Vec<Test> {
             let output = lab.refused_from(&bundle)?;
             has("error", &output.err, "config.json")
         }),
-        test(
-            section,
-            "F19",
-            "a config.json that is a directory is refused",
-            |lab| {
-                let bundle = lab.bundle(&[], |_| {})?;
-                std::fs::remove_file(bundle.dir.join("config.json"))?;
-                std::fs::create_dir(bundle.dir.join("config.json"))?;
-                lab.refused_from(&bundle).map(drop)
-            },
-        ),
-        test(
-            section,
-            "F19",
-            "a bundle path that does not exist is refused",
-            |lab| {
-                let output = lab
-                    .call(&["create", "--bundle", "/no/such/bundle", &lab.id()])
-                    .output()?;
-                ensure(output.code.is_some_and(|code| code != 0), output.brief())
-            },
-        ),
-        test(
-            section,
-            "F19",
-            "the current directory is the bundle when none is named",
-            |lab| {
-                let bundle = lab.bundle(&["exit 5"], |_| {})?;
-                let output = lab
-                    .call(&["run", &bundle.id])
-                    .directory(bundle.path())
-                    .output()?;
-                eq("exit code", &output.code, &Some(5))
-            },
-        ),
+        test(section, "F19", "a config.json that is a directory is refused", |lab| {
+            let bundle = lab.bundle(&[], |_| {})?;
+            std::fs::remove_file(bundle.dir.join("config.json"))?;
+            std::fs::create_dir(bundle.dir.join("config.json"))?;
+            lab.refused_from(&bundle).map(drop)
+        }),
+        test(section, "F19", "a bundle path that does not exist is refused", |lab| {
+            let output =
+                lab.call(&["create", "--bundle", "/no/such/bundle", &lab.id()]).output()?;
+            ensure(output.code.is_some_and(|code| code != 0), output.brief())
+        }),
+        test(section, "F19", "the current directory is the bundle when none is named", |lab| {
+            let bundle = lab.bundle(&["exit 5"], |_| {})?;
+            let output = lab.call(&["run", &bundle.id]).directory(bundle.path()).output()?;
+            eq("exit code", &output.code, &Some(5))
+        }),
         test(
             section,
             "F19",
@@ -536,10 +400,7 @@ fn malformed() -> Vec<Test> {
         ("linux.sysctl", "[]"),
         ("linux.seccomp", "{\"defaultAction\": 5}"),
         ("linux.resources", "{\"memory\": {\"limit\": \"1G\"}}"),
-        (
-            "linux.uidMappings",
-            "[{\"containerID\": 0, \"hostID\": -1, \"size\": 1}]",
-        ),
+        ("linux.uidMappings", "[{\"containerID\": 0, \"hostID\": -1, \"size\": 1}]"),
     ] {
         tests.push(pointer(path, value));
     }

@@ -18,51 +18,28 @@ pub fn tests() -> Vec<Test> {
 fn outputs() -> Vec<Test> {
     let section = "contract#exit-codes";
     vec![
-        test(
-            section,
-            "F150",
-            "run ends with the program's exit code",
-            |lab| {
-                eq(
-                    "code",
-                    &lab.run(&lab.bundle(&["exit 41"], |_| {})?)?.code,
-                    &Some(41),
-                )
-            },
-        ),
-        test(
-            section,
-            "F150",
-            "run ends with 128 + N when signal N ended the program",
-            |lab| {
-                // Signal 11: pid 1 of a namespace cannot end itself by a signal that it could block.
-                let bundle = lab.bundle(&["kill 9"], |spec| {
-                    crate::lab::bundle::without_namespace(spec, "pid")
-                })?;
-                eq("code", &lab.run(&bundle)?.code, &Some(137))
-            },
-        ),
-        test(
-            section,
-            "F150",
-            "an unknown command or option is an error",
-            |lab| {
-                ensure(
-                    lab.call(&["no-such-command"])
-                        .output()?
-                        .code
-                        .is_some_and(|c| c != 0),
-                    "no-such-command succeeded",
-                )?;
-                ensure(
-                    lab.call(&["state", "--no-such-option", "x"])
-                        .output()?
-                        .code
-                        .is_some_and(|c| c != 0),
-                    "--no-such-option succeeded",
-                )
-            },
-        ),
+        test(section, "F150", "run ends with the program's exit code", |lab| {
+            eq("code", &lab.run(&lab.bundle(&["exit 41"], |_| {})?)?.code, &Some(41))
+        }),
+        test(section, "F150", "run ends with 128 + N when signal N ended the program", |lab| {
+            // Signal 11: pid 1 of a namespace cannot end itself by a signal that it could block.
+            let bundle =
+                lab.bundle(&["kill 9"], |spec| crate::lab::bundle::without_namespace(spec, "pid"))?;
+            eq("code", &lab.run(&bundle)?.code, &Some(137))
+        }),
+        test(section, "F150", "an unknown command or option is an error", |lab| {
+            ensure(
+                lab.call(&["no-such-command"]).output()?.code.is_some_and(|c| c != 0),
+                "no-such-command succeeded",
+            )?;
+            ensure(
+                lab.call(&["state", "--no-such-option", "x"])
+                    .output()?
+                    .code
+                    .is_some_and(|c| c != 0),
+                "--no-such-option succeeded",
+            )
+        }),
         test(
             "contract#pid-file",
             "F151",
@@ -72,11 +49,7 @@ fn outputs() -> Vec<Test> {
                 let file = lab.dir.join("pid");
                 let container =
                     Container::create(lab, &bundle, &["--pid-file", &file.display().to_string()])?;
-                eq(
-                    "pid file",
-                    &fs::read_to_string(&file)?,
-                    &container.pid().to_string(),
-                )?;
+                eq("pid file", &fs::read_to_string(&file)?, &container.pid().to_string())?;
                 container.end()
             },
         ),
@@ -96,10 +69,7 @@ fn outputs() -> Vec<Test> {
                         &bundle.id,
                     ])
                     .output()?;
-                ensure(
-                    output.code.is_some_and(|code| code != 0),
-                    "create succeeded",
-                )?;
+                ensure(output.code.is_some_and(|code| code != 0), "create succeeded")?;
                 lab.nothing_left()
             },
         ),
@@ -148,49 +118,34 @@ fn outputs() -> Vec<Test> {
                 container.end()
             },
         ),
-        test(
-            "contract#list",
-            "F138",
-            "list without containers is JSON as well",
-            |lab| {
-                let output = lab.call(&["list", "--format", "json"]).output()?;
-                let list: Value = serde_json::from_str(&output.out).unwrap_or(json!("no JSON"));
-                ensure(
-                    list.is_null() || list == json!([]),
-                    format!("list printed {:?}", output.out),
-                )
-            },
-        ),
+        test("contract#list", "F138", "list without containers is JSON as well", |lab| {
+            // A root that was named and does not exist may be an error.
+            fs::create_dir_all(&lab.state)?;
+            let output = lab.call(&["list", "--format", "json"]).output()?;
+            let list: Value = serde_json::from_str(&output.out).unwrap_or(json!("no JSON"));
+            ensure(list.is_null() || list == json!([]), format!("list printed {:?}", output.out))
+        }),
         test("contract#list", "F124", "list -q prints the ids", |lab| {
             let container = lab.running(|_| {})?;
             let output = lab.call(&["list", "-q"]).output()?;
             eq("ids", &output.out.trim(), &container.id.as_str())?;
             container.end()
         }),
-        test(
-            "contract#ps",
-            "F139",
-            "ps --format json is an array of the host's pids",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let output = lab
-                    .call(&["ps", "--format", "json", &container.id])
-                    .output()?;
-                let list: Value = serde_json::from_str(&output.out).unwrap_or_default();
-                same("pids", &list, json!([container.pid()]))?;
-                container.end()
-            },
-        ),
+        test("contract#ps", "F139", "ps --format json is an array of the host's pids", |lab| {
+            let container = lab.running(|_| {})?;
+            let output = lab.call(&["ps", "--format", "json", &container.id]).output()?;
+            let list: Value = serde_json::from_str(&output.out).unwrap_or_default();
+            same("pids", &list, json!([container.pid()]))?;
+            container.end()
+        }),
         test(
             "contract#stderr",
             "F158",
             "state works when nobody reads its standard error",
             |lab| {
                 let container = lab.running(|_| {})?;
-                let output = lab
-                    .call(&["state", &container.id])
-                    .shell("exec \"$@\" 2>&-")
-                    .output()?;
+                let output =
+                    lab.call(&["state", &container.id]).shell("exec \"$@\" 2>&-").output()?;
                 eq("state", &output.code, &Some(0))?;
                 container.end()
             },
@@ -205,28 +160,20 @@ fn outputs() -> Vec<Test> {
                     .shell("{ { \"$@\"; echo $? >&3; } 2>&1 >/dev/null | true; } 3>&1")
                     .output()?;
                 let code: i32 = output.out.trim().parse().unwrap_or(-1);
-                lab.quality(
-                    (1..128).contains(&code),
-                    format!("the exit code was {code}"),
-                )
+                lab.quality((1..128).contains(&code), format!("the exit code was {code}"))
             },
         ),
-        test(
-            "contract#stdio",
-            "F159",
-            "the runtime starts with standard streams closed",
-            |lab| {
-                let bundle = lab.bundle(&["write /data/ran 1"], |_| {})?;
-                let output = lab
-                    .call(&["run", "--bundle", bundle.path(), &bundle.id])
-                    .shell("exec \"$@\" <&- >&- 2>&-")
-                    .output()?;
-                lab.quality(
-                    output.code == Some(0) && bundle.inside("/data/ran").exists(),
-                    format!("run ended with {}", output.brief()),
-                )
-            },
-        ),
+        test("contract#stdio", "F159", "the runtime starts with standard streams closed", |lab| {
+            let bundle = lab.bundle(&["write /data/ran 1"], |_| {})?;
+            let output = lab
+                .call(&["run", "--bundle", bundle.path(), &bundle.id])
+                .shell("exec \"$@\" <&- >&- 2>&-")
+                .output()?;
+            lab.quality(
+                output.code == Some(0) && bundle.inside("/data/ran").exists(),
+                format!("run ended with {}", output.brief()),
+            )
+        }),
         test(
             "contract#stdio",
             "F153",
@@ -242,41 +189,31 @@ fn outputs() -> Vec<Test> {
                 has("standard error", &output.err, "to-stderr")
             },
         ),
-        test(
-            "contract#signals",
-            "F154",
-            "run passes SIGTERM on to the program",
-            |lab| {
-                let bundle = lab.bundle(&["pause"], |_| {})?;
-                let started = lab
-                    .call(&["run", "--bundle", bundle.path(), &bundle.id])
-                    .spawn()?;
-                let until = std::time::Instant::now() + crate::lab::call::DEADLINE;
-                loop {
-                    let state = lab.call(&["state", &bundle.id]).output()?;
-                    let state: Value = serde_json::from_str(&state.out).unwrap_or_default();
-                    let name = fs::read_to_string(format!("/proc/{}/comm", state["pid"]))
-                        .unwrap_or_default();
-                    if state["status"] == "running" && name.trim() == "probe" {
-                        break;
-                    }
-                    ensure(
-                        std::time::Instant::now() < until,
-                        "the container did not run",
-                    )?;
+        test("contract#signals", "F154", "run passes SIGTERM on to the program", |lab| {
+            let bundle = lab.bundle(&["pause"], |_| {})?;
+            let started = lab.call(&["run", "--bundle", bundle.path(), &bundle.id]).spawn()?;
+            let until = std::time::Instant::now() + crate::lab::call::DEADLINE;
+            loop {
+                let state = lab.call(&["state", &bundle.id]).output()?;
+                let state: Value = serde_json::from_str(&state.out).unwrap_or_default();
+                let name =
+                    fs::read_to_string(format!("/proc/{}/comm", state["pid"])).unwrap_or_default();
+                if state["status"] == "running" && name.trim() == "probe" {
+                    break;
                 }
-                nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(started.child.id() as i32),
-                    nix::sys::signal::SIGTERM,
-                )?;
-                let output = started.wait()?;
-                // 0 when the probe had set its mask, 143 when the signal came before that.
-                ensure(
-                    [Some(0), Some(143)].contains(&output.code),
-                    format!("run ended with {}", output.brief()),
-                )
-            },
-        ),
+                ensure(std::time::Instant::now() < until, "the container did not run")?;
+            }
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(started.child.id() as i32),
+                nix::sys::signal::SIGTERM,
+            )?;
+            let output = started.wait()?;
+            // 0 when the probe had set its mask, 143 when the signal came before that.
+            ensure(
+                [Some(0), Some(143)].contains(&output.code),
+                format!("run ended with {}", output.brief()),
+            )
+        }),
         test(
             "contract#signals",
             "F258",
@@ -287,11 +224,7 @@ fn outputs() -> Vec<Test> {
                 let ignored =
                     u64::from_str_radix(seen["status"]["SigIgn"].as_str().unwrap_or_default(), 16);
                 eq("ignored", &(ignored.unwrap_or(u64::MAX) & 0x7fff_ffff), &0)?;
-                same(
-                    "blocked",
-                    &seen["status"]["SigBlk"],
-                    json!("0000000000000000"),
-                )
+                same("blocked", &seen["status"]["SigBlk"], json!("0000000000000000"))
             },
         ),
         test(
@@ -317,44 +250,24 @@ fn outputs() -> Vec<Test> {
 fn descriptors() -> Vec<Test> {
     let section = "contract#preserve-fds";
     vec![
-        test(
-            section,
-            "F155",
-            "--preserve-fds 2 passes descriptors 3 and 4 and no other",
-            |lab| {
-                let bundle = lab.bundle(
-                    &["links /proc/self/fd", "write-fd 3 three", "write-fd 4 four"],
-                    |_| {},
-                )?;
-                let line = format!(
-                    "exec 3>{0}/three 4>{0}/four 5>{0}/five; exec \"$@\"",
-                    lab.dir.display()
-                );
-                let output = lab
-                    .call(&[
-                        "run",
-                        "--preserve-fds",
-                        "2",
-                        "--bundle",
-                        bundle.path(),
-                        &bundle.id,
-                    ])
-                    .shell(&line)
-                    .output()?;
-                let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
-                let open: Vec<&String> = seen["links /proc/self/fd"]
-                    .as_object()
-                    .into_iter()
-                    .flat_map(|fds| fds.keys())
-                    .collect();
-                eq("descriptors", &open.len(), &5)?;
-                eq(
-                    "file three",
-                    &fs::read_to_string(lab.dir.join("three"))?.as_str(),
-                    &"three",
-                )
-            },
-        ),
+        test(section, "F155", "--preserve-fds 2 passes descriptors 3 and 4 and no other", |lab| {
+            let bundle = lab
+                .bundle(&["links /proc/self/fd", "write-fd 3 three", "write-fd 4 four"], |_| {})?;
+            let line =
+                format!("exec 3>{0}/three 4>{0}/four 5>{0}/five; exec \"$@\"", lab.dir.display());
+            let output = lab
+                .call(&["run", "--preserve-fds", "2", "--bundle", bundle.path(), &bundle.id])
+                .shell(&line)
+                .output()?;
+            let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
+            let open: Vec<&String> = seen["links /proc/self/fd"]
+                .as_object()
+                .into_iter()
+                .flat_map(|fds| fds.keys())
+                .collect();
+            eq("descriptors", &open.len(), &5)?;
+            eq("file three", &fs::read_to_string(lab.dir.join("three"))?.as_str(), &"three")
+        }),
         test(
             section,
             "F155",
@@ -362,14 +275,7 @@ fn descriptors() -> Vec<Test> {
             |lab| {
                 let bundle = lab.bundle(&["exit 0"], |_| {})?;
                 let output = lab
-                    .call(&[
-                        "run",
-                        "--preserve-fds",
-                        "3",
-                        "--bundle",
-                        bundle.path(),
-                        &bundle.id,
-                    ])
+                    .call(&["run", "--preserve-fds", "3", "--bundle", bundle.path(), &bundle.id])
                     .output()?;
                 lab.quality(output.code != Some(0), "a missing descriptor is ignored")
             },
@@ -388,10 +294,7 @@ fn descriptors() -> Vec<Test> {
                 let env = seen["report"]["env"].to_string();
                 has("environment", &env, "LISTEN_FDS=1")?;
                 has("environment", &env, "LISTEN_PID=1")?;
-                ensure(
-                    seen["links /proc/self/fd"]["3"].is_string(),
-                    "descriptor 3 is not open",
-                )
+                ensure(seen["links /proc/self/fd"]["3"].is_string(), "descriptor 3 is not open")
             },
         ),
     ]
@@ -419,10 +322,7 @@ fn logs() -> Vec<Test> {
                 same("level", &line["level"], json!("error"))?;
                 ensure(line["msg"].is_string(), format!("no msg in {last}"))?;
                 let time = line["time"].as_str().unwrap_or_default();
-                ensure(
-                    time.len() >= 20 && time.as_bytes()[10] == b'T',
-                    format!("time is {time:?}"),
-                )
+                ensure(time.len() >= 20 && time.as_bytes()[10] == b'T', format!("time is {time:?}"))
             },
         ),
         test(section, "F101", "the log is appended to", |lab| {
@@ -437,19 +337,11 @@ fn logs() -> Vec<Test> {
                 format!("the log is {text:?}"),
             )
         }),
-        test(
-            section,
-            "F101",
-            "with --log the error is on standard error as well",
-            |lab| {
-                let log = lab.dir.join("log").display().to_string();
-                let output = lab
-                    .call(&["state", "nobody"])
-                    .global(&["--log", &log])
-                    .output()?;
-                lab.quality(!output.err.is_empty(), "standard error is empty")
-            },
-        ),
+        test(section, "F101", "with --log the error is on standard error as well", |lab| {
+            let log = lab.dir.join("log").display().to_string();
+            let output = lab.call(&["state", "nobody"]).global(&["--log", &log]).output()?;
+            lab.quality(!output.err.is_empty(), "standard error is empty")
+        }),
         test(
             section,
             "F148",
@@ -464,11 +356,7 @@ fn logs() -> Vec<Test> {
         ),
         test(section, "F147", "one failure is one error line", |lab| {
             let output = lab.refused(|spec| spec["root"]["path"] = json!("missing"))?;
-            let lines = output
-                .err
-                .lines()
-                .filter(|line| !line.trim().is_empty())
-                .count();
+            let lines = output.err.lines().filter(|line| !line.trim().is_empty()).count();
             lab.quality(lines == 1, format!("{lines} lines: {}", output.brief()))
         }),
         test(
@@ -476,15 +364,9 @@ fn logs() -> Vec<Test> {
             "F108",
             "--version names the program and the specification's version",
             |lab| {
-                let output = std::process::Command::new(&lab.runtime)
-                    .arg("--version")
-                    .output()?;
+                let output = std::process::Command::new(&lab.runtime).arg("--version").output()?;
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
-                has(
-                    "version",
-                    text.lines().next().unwrap_or_default(),
-                    " version ",
-                )?;
+                has("version", text.lines().next().unwrap_or_default(), " version ")?;
                 has("version", &text, "spec: ")
             },
         ),

@@ -20,40 +20,25 @@ fn inherited() -> Vec<Test> {
                  what: &'static str,
                  fields: &'static [&'static str],
                  edit: fn(&mut Value)| {
-        test(
-            SECTION,
-            rows,
-            format!("exec has the container's {what}"),
-            move |lab| {
-                let mut container = lab.create(&["report", "pause"], edit)?;
-                container.start()?;
-                let first = container.ready()?["report"].take();
-                let second = container.exec(&[], &["report"])?["report"].take();
-                for field in fields {
-                    let pick = |report: &Value| {
-                        field
-                            .split('.')
-                            .fold(report.clone(), |value, word| value[word].clone())
-                    };
-                    same(field, &pick(&second), pick(&first))?;
-                }
-                container.end()
-            },
-        )
+        test(SECTION, rows, format!("exec has the container's {what}"), move |lab| {
+            let mut container = lab.create(&["report", "pause"], edit)?;
+            container.start()?;
+            let first = container.ready()?["report"].take();
+            let second = container.exec(&[], &["report"])?["report"].take();
+            for field in fields {
+                let pick = |report: &Value| {
+                    field.split('.').fold(report.clone(), |value, word| value[word].clone())
+                };
+                same(field, &pick(&second), pick(&first))?;
+            }
+            container.end()
+        })
     };
     vec![
         equal(
             "F186",
             "namespaces",
-            &[
-                "ns.pid",
-                "ns.mnt",
-                "ns.net",
-                "ns.ipc",
-                "ns.uts",
-                "ns.cgroup",
-                "ns.user",
-            ],
+            &["ns.pid", "ns.mnt", "ns.net", "ns.ipc", "ns.uts", "ns.cgroup", "ns.user"],
             |spec| {
                 namespace(spec, "network");
                 namespace(spec, "cgroup");
@@ -66,15 +51,10 @@ fn inherited() -> Vec<Test> {
             user_namespace,
         ),
         equal("F186", "cgroup", &["cgroup"], |_| {}),
-        equal(
-            "F187",
-            "user and groups",
-            &["uids", "gids", "groups"],
-            |spec| {
-                spec["process"]["user"] =
-                    json!({ "uid": 12, "gid": 34, "additionalGids": [56], "umask": 0o27 });
-            },
-        ),
+        equal("F187", "user and groups", &["uids", "gids", "groups"], |spec| {
+            spec["process"]["user"] =
+                json!({ "uid": 12, "gid": 34, "additionalGids": [56], "umask": 0o27 });
+        }),
         equal("F187", "working directory", &["cwd"], |spec| {
             spec["process"]["cwd"] = json!("/data")
         }),
@@ -84,18 +64,9 @@ fn inherited() -> Vec<Test> {
         equal(
             "F186",
             "capabilities",
-            &[
-                "status.CapBnd",
-                "status.CapEff",
-                "status.CapInh",
-                "status.CapAmb",
-            ],
+            &["status.CapBnd", "status.CapEff", "status.CapInh", "status.CapAmb"],
             |spec| {
-                capabilities(
-                    spec,
-                    &["bounding", "permitted", "effective"],
-                    &CAPABILITIES[..3],
-                );
+                capabilities(spec, &["bounding", "permitted", "effective"], &CAPABILITIES[..3]);
             },
         ),
         equal("F186", "no_new_privs", &["status.NoNewPrivs"], |spec| {
@@ -131,41 +102,26 @@ fn inherited() -> Vec<Test> {
                 has("keyring", &seen["keyring"].to_string(), "_ses.")
             },
         ),
-        test(
-            SECTION,
-            "F186",
-            "only descriptors 0, 1 and 2 are open",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let seen = container.exec(&[], &["links /proc/self/fd"])?;
-                let fds = seen["links /proc/self/fd"].as_object();
-                let open: Vec<&str> = fds
-                    .into_iter()
-                    .flat_map(|fds| fds.keys().map(String::as_str))
-                    .collect();
-                eq("descriptors", &open, &vec!["0", "1", "2"])?;
-                container.end()
-            },
-        ),
-        test(
-            SECTION,
-            "F186",
-            "the caller's supplementary groups are not kept",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let output = lab
-                    .call(&["exec", &container.id, "/bin/probe", "report"])
-                    .shell("exec setpriv --groups 11,12 \"$@\"")
-                    .output()?;
-                let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
-                let groups = &seen["report"]["groups"];
-                ensure(
-                    *groups == json!([]) || *groups == json!([0]),
-                    format!("groups are {groups}"),
-                )?;
-                container.end()
-            },
-        ),
+        test(SECTION, "F186", "only descriptors 0, 1 and 2 are open", |lab| {
+            let container = lab.running(|_| {})?;
+            let seen = container.exec(&[], &["links /proc/self/fd"])?;
+            let fds = seen["links /proc/self/fd"].as_object();
+            let open: Vec<&str> =
+                fds.into_iter().flat_map(|fds| fds.keys().map(String::as_str)).collect();
+            eq("descriptors", &open, &vec!["0", "1", "2"])?;
+            container.end()
+        }),
+        test(SECTION, "F186", "the caller's supplementary groups are not kept", |lab| {
+            let container = lab.running(|_| {})?;
+            let output = lab
+                .call(&["exec", &container.id, "/bin/probe", "report"])
+                .shell("exec setpriv --groups 11,12 \"$@\"")
+                .output()?;
+            let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
+            let groups = &seen["report"]["groups"];
+            ensure(*groups == json!([]) || *groups == json!([0]), format!("groups are {groups}"))?;
+            container.end()
+        }),
     ]
 }
 
@@ -182,11 +138,7 @@ fn given() -> Vec<Test> {
     vec![
         test(SECTION, "F116", "the exit code is the program's", |lab| {
             let container = lab.running(|_| {})?;
-            eq(
-                "code",
-                &container.exec_output(&[], &["exit 37"])?.code,
-                &Some(37),
-            )?;
+            eq("code", &container.exec_output(&[], &["exit 37"])?.code, &Some(37))?;
             container.end()
         }),
         test(
@@ -195,102 +147,62 @@ fn given() -> Vec<Test> {
             "the exit code is 128 + N for a program that signal N ended",
             |lab| {
                 let container = lab.running(|_| {})?;
-                eq(
-                    "code",
-                    &container.exec_output(&[], &["kill 9"])?.code,
-                    &Some(137),
-                )?;
+                eq("code", &container.exec_output(&[], &["kill 9"])?.code, &Some(137))?;
                 container.end()
             },
         ),
-        test(
-            SECTION,
-            "F150",
-            "the exit code of a program that is not there is not 0",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let output = lab
-                    .call(&["exec", &container.id, "/no/such/program"])
-                    .output()?;
-                ensure(output.code.is_some_and(|code| code != 0), output.brief())?;
-                // 255 is what callers of runc map to 126 and 127 by the message.
-                lab.quality(
-                    output.code == Some(255),
-                    format!("the code is {:?}, not 255", output.code),
-                )?;
-                container.end()
-            },
-        ),
-        test(
-            SECTION,
-            "F116",
-            "--user UID:GID, --cwd and --env are in force",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let seen = container.exec(
-                    &["--user", "7:8", "--cwd", "/data", "--env", "B=2"],
-                    &["report"],
-                )?["report"]
-                    .take();
-                same("uids", &seen["uids"], json!([7, 7, 7]))?;
-                same("gids", &seen["gids"], json!([8, 8, 8]))?;
-                same("cwd", &seen["cwd"], json!("/data"))?;
-                has("environment", &seen["env"].to_string(), "B=2")?;
-                container.end()
-            },
-        ),
+        test(SECTION, "F150", "the exit code of a program that is not there is not 0", |lab| {
+            let container = lab.running(|_| {})?;
+            let output = lab.call(&["exec", &container.id, "/no/such/program"]).output()?;
+            ensure(output.code.is_some_and(|code| code != 0), output.brief())?;
+            // 255 is what callers of runc map to 126 and 127 by the message.
+            lab.quality(
+                output.code == Some(255),
+                format!("the code is {:?}, not 255", output.code),
+            )?;
+            container.end()
+        }),
+        test(SECTION, "F116", "--user UID:GID, --cwd and --env are in force", |lab| {
+            let container = lab.running(|_| {})?;
+            let seen = container
+                .exec(&["--user", "7:8", "--cwd", "/data", "--env", "B=2"], &["report"])?["report"]
+                .take();
+            same("uids", &seen["uids"], json!([7, 7, 7]))?;
+            same("gids", &seen["gids"], json!([8, 8, 8]))?;
+            same("cwd", &seen["cwd"], json!("/data"))?;
+            has("environment", &seen["env"].to_string(), "B=2")?;
+            container.end()
+        }),
         // An id that is cut or taken for 0 is root: CVE-2026-30892.
-        test(
-            SECTION,
-            "F116",
-            "--user 4294967296, -1 and 1x are refused, never root",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                for user in ["4294967296", "-1", "1x", ":5"] {
-                    let output = container.exec_output(&["--user", user], &["report"])?;
-                    let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
-                    ensure(
-                        seen["report"]["uids"] != json!([0, 0, 0]) || user == ":5",
-                        format!("--user {user} became root"),
-                    )?;
-                    lab.quality(
-                        output.code != Some(0) || user == ":5",
-                        format!("--user {user} was accepted"),
-                    )?;
-                }
-                container.end()
-            },
-        ),
-        test(
-            SECTION,
-            "F186",
-            "a process document's capabilities replace the container's",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let output = container.exec_process(&process(|process| {
-                    let caps = json!(["CAP_KILL"]);
-                    process["capabilities"] =
-                        json!({ "bounding": caps, "permitted": caps, "effective": caps });
-                }))?;
+        test(SECTION, "F116", "--user 4294967296, -1 and 1x are refused, never root", |lab| {
+            let container = lab.running(|_| {})?;
+            for user in ["4294967296", "-1", "1x", ":5"] {
+                let output = container.exec_output(&["--user", user], &["report"])?;
                 let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
-                same(
-                    "bounding",
-                    &seen["report"]["status"]["CapBnd"],
-                    json!("0000000000000020"),
+                ensure(
+                    seen["report"]["uids"] != json!([0, 0, 0]) || user == ":5",
+                    format!("--user {user} became root"),
                 )?;
-                same(
-                    "inheritable",
-                    &seen["report"]["status"]["CapInh"],
-                    json!("0000000000000000"),
+                lab.quality(
+                    output.code != Some(0) || user == ":5",
+                    format!("--user {user} was accepted"),
                 )?;
-                same(
-                    "ambient",
-                    &seen["report"]["status"]["CapAmb"],
-                    json!("0000000000000000"),
-                )?;
-                container.end()
-            },
-        ),
+            }
+            container.end()
+        }),
+        test(SECTION, "F186", "a process document's capabilities replace the container's", |lab| {
+            let container = lab.running(|_| {})?;
+            let output = container.exec_process(&process(|process| {
+                let caps = json!(["CAP_KILL"]);
+                process["capabilities"] =
+                    json!({ "bounding": caps, "permitted": caps, "effective": caps });
+            }))?;
+            let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
+            same("bounding", &seen["report"]["status"]["CapBnd"], json!("0000000000000020"))?;
+            same("inheritable", &seen["report"]["status"]["CapInh"], json!("0000000000000000"))?;
+            same("ambient", &seen["report"]["status"]["CapAmb"], json!("0000000000000000"))?;
+            container.end()
+        }),
         test(
             SECTION,
             "F186",
@@ -304,16 +216,8 @@ fn given() -> Vec<Test> {
                     process["user"]["umask"] = json!(0o77);
                 }))?;
                 let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
-                same(
-                    "limit",
-                    &seen["report"]["rlimits"]["RLIMIT_NOFILE"],
-                    json!([50, 60]),
-                )?;
-                same(
-                    "NoNewPrivs",
-                    &seen["report"]["status"]["NoNewPrivs"],
-                    json!("1"),
-                )?;
+                same("limit", &seen["report"]["rlimits"]["RLIMIT_NOFILE"], json!([50, 60]))?;
+                same("NoNewPrivs", &seen["report"]["status"]["NoNewPrivs"], json!("1"))?;
                 same("umask", &seen["report"]["umask"], json!(0o77))?;
                 container.end()
             },
@@ -329,19 +233,14 @@ fn given() -> Vec<Test> {
                 container.end()
             },
         ),
-        test(
-            SECTION,
-            "F190",
-            "exec in a stopped container is an error",
-            |lab| {
-                let container = lab.create(&["exit 0"], |_| {})?;
-                container.start()?;
-                container.wait()?;
-                let output = container.exec_output(&[], &["exit 0"])?;
-                ensure(output.code.is_some_and(|code| code != 0), output.brief())?;
-                container.delete()
-            },
-        ),
+        test(SECTION, "F190", "exec in a stopped container is an error", |lab| {
+            let container = lab.create(&["exit 0"], |_| {})?;
+            container.start()?;
+            container.wait()?;
+            let output = container.exec_output(&[], &["exit 0"])?;
+            ensure(output.code.is_some_and(|code| code != 0), output.brief())?;
+            container.delete()
+        }),
         test(
             SECTION,
             "F4",
@@ -361,24 +260,15 @@ fn given() -> Vec<Test> {
                 container.end()
             },
         ),
-        test(
-            SECTION,
-            "F120",
-            "words after the command belong to the command",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let output = lab
-                    .call(&["exec", &container.id, "/bin/probe", "--user", "5", "report"])
-                    .output()?;
-                let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
-                same(
-                    "args",
-                    &seen["report"]["args"],
-                    json!(["/bin/probe", "--user", "5", "report"]),
-                )?;
-                same("uids", &seen["report"]["uids"], json!([0, 0, 0]))?;
-                container.end()
-            },
-        ),
+        test(SECTION, "F120", "words after the command belong to the command", |lab| {
+            let container = lab.running(|_| {})?;
+            let output = lab
+                .call(&["exec", &container.id, "/bin/probe", "--user", "5", "report"])
+                .output()?;
+            let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
+            same("args", &seen["report"]["args"], json!(["/bin/probe", "--user", "5", "report"]))?;
+            same("uids", &seen["report"]["uids"], json!([0, 0, 0]))?;
+            container.end()
+        }),
     ]
 }

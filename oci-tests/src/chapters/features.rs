@@ -54,44 +54,28 @@ fn features() -> Vec<Test> {
                 )
             },
         ),
-        test(
-            section,
-            "F145",
-            "every mount option of the document is recognized",
-            |lab| {
-                let document = document(lab)?;
-                let mut wrong = Vec::new();
-                for option in document["mountOptions"]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|o| o.as_str())
-                {
-                    if [
-                        "remount",
-                        "idmap",
-                        "ridmap",
-                        "bind",
-                        "rbind",
-                        "tmpcopyup",
-                        "mand",
-                    ]
+        test(section, "F145", "every mount option of the document is recognized", |lab| {
+            let document = document(lab)?;
+            let mut wrong = Vec::new();
+            for option in
+                document["mountOptions"].as_array().into_iter().flatten().filter_map(|o| o.as_str())
+            {
+                if ["remount", "idmap", "ridmap", "bind", "rbind", "tmpcopyup", "mand"]
                     .contains(&option)
-                    {
-                        continue;
-                    }
-                    if lab
-                        .report(|spec| {
-                            crate::lab::bundle::mount(spec, "/data", "tmpfs", "tmpfs", &[option])
-                        })
-                        .is_err()
-                    {
-                        wrong.push(option.to_owned());
-                    }
+                {
+                    continue;
                 }
-                eq("options that are not recognized", &wrong, &Vec::new())
-            },
-        ),
+                if lab
+                    .report(|spec| {
+                        crate::lab::bundle::mount(spec, "/data", "tmpfs", "tmpfs", &[option])
+                    })
+                    .is_err()
+                {
+                    wrong.push(option.to_owned());
+                }
+            }
+            eq("options that are not recognized", &wrong, &Vec::new())
+        }),
         test(
             section,
             "F144",
@@ -100,11 +84,7 @@ fn features() -> Vec<Test> {
                 let document = document(lab)?;
                 let linux = &document["linux"];
                 has("namespaces", &linux["namespaces"].to_string(), "mount")?;
-                has(
-                    "capabilities",
-                    &linux["capabilities"].to_string(),
-                    "CAP_SYS_ADMIN",
-                )?;
+                has("capabilities", &linux["capabilities"].to_string(), "CAP_SYS_ADMIN")?;
                 ensure(linux["cgroup"].is_object(), "no cgroup")?;
                 lab.quality(
                     linux["seccomp"]["enabled"] == json!(true),

@@ -14,14 +14,8 @@ const OUTSIDE: [&str; 4] = ["prestart", "createRuntime", "poststart", "poststop"
 /// Hooks that run in the container's namespaces.
 const INSIDE: [&str; 2] = ["createContainer", "startContainer"];
 /// All, in the order of the life cycle.
-const ALL: [&str; 6] = [
-    "prestart",
-    "createRuntime",
-    "createContainer",
-    "startContainer",
-    "poststart",
-    "poststop",
-];
+const ALL: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 /// Tests of this chapter.
 pub fn tests() -> Vec<Test> {
@@ -45,12 +39,9 @@ pub fn tests() -> Vec<Test> {
             format!("{kind}: several run in the listed order"),
             move |lab| sequence(lab, kind),
         ));
-        tests.push(test(
-            SECTION,
-            "F15 F16",
-            format!("{kind}: a timeout ends it"),
-            move |lab| timeout(lab, kind),
-        ));
+        tests.push(test(SECTION, "F15 F16", format!("{kind}: a timeout ends it"), move |lab| {
+            timeout(lab, kind)
+        }));
     }
     tests.extend(namespaces());
     tests.extend(failures());
@@ -81,11 +72,8 @@ fn bundle(lab: &Lab, kind: &str, line: &str) -> Res<Bundle> {
 }
 
 fn log_of(bundle: &Bundle, kind: &str) -> String {
-    let path = if kind == "startContainer" {
-        bundle.inside("/log/log")
-    } else {
-        bundle.dir.join("log")
-    };
+    let path =
+        if kind == "startContainer" { bundle.inside("/log/log") } else { bundle.dir.join("log") };
     fs::read_to_string(path).unwrap_or_default()
 }
 
@@ -108,15 +96,8 @@ fn state(lab: &Lab, kind: &'static str) -> Res {
     };
     same("id", &state["id"], json!(bundle.id))?;
     same("bundle", &state["bundle"], json!(bundle.path()))?;
-    same(
-        "annotations",
-        &state["annotations"],
-        json!({ "org.example": "value" }),
-    )?;
-    ensure(
-        state["ociVersion"].is_string(),
-        format!("no ociVersion in {text}"),
-    )?;
+    same("annotations", &state["annotations"], json!({ "org.example": "value" }))?;
+    ensure(state["ociVersion"].is_string(), format!("no ociVersion in {text}"))?;
     let wanted: &[&str] = match kind {
         "poststop" => &["stopped"],
         "poststart" => &["running"],
@@ -124,10 +105,7 @@ fn state(lab: &Lab, kind: &'static str) -> Res {
         _ => &["creating", "created"],
     };
     let status = state["status"].as_str().unwrap_or_default();
-    ensure(
-        wanted.contains(&status),
-        format!("status is {status:?}, not {wanted:?}"),
-    )?;
+    ensure(wanted.contains(&status), format!("status is {status:?}, not {wanted:?}"))?;
     // pid is REQUIRED for `created` and `running` only, and a createContainer hook runs while creating.
     if !["poststop", "createContainer"].contains(&kind) {
         ensure(
@@ -142,36 +120,20 @@ fn arguments(lab: &Lab, kind: &'static str) -> Res {
     let mut bundle = bundle(lab, kind, "")?;
     let hook = &mut bundle.spec["hooks"][kind][0];
     let place = hook["args"][4].clone();
-    hook["args"] = json!([
-        "sh",
-        "-c",
-        "echo \"$0|$1|$2\" > $3/log; env >> $3/log",
-        "a b",
-        "",
-        "c",
-        place
-    ]);
+    hook["args"] =
+        json!(["sh", "-c", "echo \"$0|$1|$2\" > $3/log; env >> $3/log", "a b", "", "c", place]);
     hook["env"] = json!(["ONLY=this", "PATH=/usr/bin:/bin"]);
     bundle.save()?;
     let container = lab.create_from(&bundle)?;
-    let start = lab
-        .call(&["start", &bundle.id])
-        .env("OF_THE_CALLER", "1")
-        .output()?;
+    let start = lab.call(&["start", &bundle.id]).env("OF_THE_CALLER", "1").output()?;
     eq("start", &start.code, &Some(0))?;
     container.wait()?;
-    let delete = lab
-        .call(&["delete", &bundle.id])
-        .env("OF_THE_CALLER", "1")
-        .output()?;
+    let delete = lab.call(&["delete", &bundle.id]).env("OF_THE_CALLER", "1").output()?;
     eq("delete", &delete.code, &Some(0))?;
     let log = log_of(&bundle, kind);
     has("arguments", &log, "a b||c")?;
     has("environment", &log, "ONLY=this")?;
-    ensure(
-        !log.contains("OF_THE_CALLER"),
-        format!("the caller's environment is there: {log}"),
-    )
+    ensure(!log.contains("OF_THE_CALLER"), format!("the caller's environment is there: {log}"))
 }
 
 fn sequence(lab: &Lab, kind: &'static str) -> Res {
@@ -197,16 +159,11 @@ fn timeout(lab: &Lab, kind: &'static str) -> Res {
     }
     bundle.save()?;
     let begun = std::time::Instant::now();
-    let create = lab
-        .call(&["create", "--bundle", bundle.path(), &bundle.id])
-        .output()?;
+    let create = lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
     let start = lab.call(&["start", &bundle.id]).output()?;
     lab.call(&["delete", "--force", &bundle.id]).output()?;
     eq("log", &log_of(&bundle, kind), &"started\n".to_owned())?;
-    ensure(
-        begun.elapsed().as_secs() < 15,
-        "the timeout of one second did not end the hook",
-    )?;
+    ensure(begun.elapsed().as_secs() < 15, "the timeout of one second did not end the hook")?;
     // A hook that was ended is a hook that failed: the lifecycle says that create or start MUST then
     // generate an error. For startContainer both Go and C runtimes answer `start` before the hook runs.
     match kind {
@@ -226,11 +183,8 @@ fn namespaces() -> Vec<Test> {
             "F16",
             format!("{kind}: runs in the runtime's namespaces"),
             move |lab| {
-                let bundle = bundle(
-                    lab,
-                    kind,
-                    "readlink /proc/self/ns/mnt /proc/self/ns/pid > $1/log",
-                )?;
+                let bundle =
+                    bundle(lab, kind, "readlink /proc/self/ns/mnt /proc/self/ns/pid > $1/log")?;
                 whole_life(lab, &bundle)?;
                 let own = |name| {
                     fs::read_link(format!("/proc/self/ns/{name}"))
@@ -275,11 +229,7 @@ fn namespaces() -> Vec<Test> {
         |lab| {
             let bundle = bundle(lab, "createContainer", "ls -d $1/rootfs > $1/log")?;
             whole_life(lab, &bundle)?;
-            eq(
-                "log",
-                &log_of(&bundle, "createContainer"),
-                &format!("{}/rootfs\n", bundle.path()),
-            )
+            eq("log", &log_of(&bundle, "createContainer"), &format!("{}/rootfs\n", bundle.path()))
         },
     ));
     tests.push(test(
@@ -309,13 +259,7 @@ fn namespaces() -> Vec<Test> {
         |lab| {
             let mut bundle = bundle(lab, "startContainer", "echo startContainer >> $1/log")?;
             let log = bundle.inside("/log").display().to_string();
-            for kind in [
-                "prestart",
-                "createRuntime",
-                "createContainer",
-                "poststart",
-                "poststop",
-            ] {
+            for kind in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
                 bundle.spec["hooks"][kind] =
                     json!([shell(&log, &format!("echo {kind} >> $1/log"))]);
             }
@@ -397,10 +341,7 @@ fn failures() -> Vec<Test> {
             let fact = output.code != Some(0) && !alive;
             lab.quality(
                 fact,
-                format!(
-                    "start gave {:?}, the program is alive: {alive}",
-                    output.code
-                ),
+                format!("start gave {:?}, the program is alive: {alive}", output.code),
             )
         },
     ));
@@ -439,63 +380,39 @@ fn failures() -> Vec<Test> {
 
 fn shapes() -> Vec<Test> {
     vec![
-        test(
-            SECTION,
-            "F15",
-            "a hook whose path is not absolute is an error",
-            |lab| {
-                lab.refused(|spec| spec["hooks"] = json!({ "createRuntime": [{ "path": "true" }] }))
-                    .map(drop)
-            },
-        ),
-        test(
-            SECTION,
-            "F15",
-            "a hook whose path does not exist is an error of create",
-            |lab| {
-                lab.refused(|spec| {
-                    spec["hooks"] = json!({ "createRuntime": [{ "path": "/no/such/hook" }] })
-                })
+        test(SECTION, "F15", "a hook whose path is not absolute is an error", |lab| {
+            lab.refused(|spec| spec["hooks"] = json!({ "createRuntime": [{ "path": "true" }] }))
                 .map(drop)
-            },
-        ),
+        }),
+        test(SECTION, "F15", "a hook whose path does not exist is an error of create", |lab| {
+            lab.refused(|spec| {
+                spec["hooks"] = json!({ "createRuntime": [{ "path": "/no/such/hook" }] })
+            })
+            .map(drop)
+        }),
         test(SECTION, "F15", "a timeout of 0 is an error", |lab| {
             let refused = lab.refused(|spec| {
                 spec["hooks"] = json!({ "createRuntime": [{ "path": "/bin/true", "timeout": 0 }] })
             });
-            lab.quality(
-                refused.is_ok(),
-                "a timeout that is not greater than zero is accepted",
-            )
+            lab.quality(refused.is_ok(), "a timeout that is not greater than zero is accepted")
         }),
-        test(
-            SECTION,
-            "F15",
-            "a hook without args gets its path as argv[0]",
-            |lab| {
-                let mut bundle = lab.bundle(&["exit 0"], |_| {})?;
-                let script = bundle.dir.join("hook.sh");
-                fs::write(
-                    &script,
-                    format!(
-                        "#!/bin/sh\ntr '\\0' '|' < /proc/$$/cmdline > {}/log\n",
-                        bundle.path()
-                    ),
-                )?;
-                fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-                bundle.spec["hooks"] =
-                    json!({ "createRuntime": [{ "path": script, "env": ["PATH=/usr/bin:/bin"] }] });
-                bundle.save()?;
-                whole_life(lab, &bundle)?;
-                has("command line", &log_of(&bundle, "createRuntime"), "hook.sh")
-            },
-        ),
+        test(SECTION, "F15", "a hook without args gets its path as argv[0]", |lab| {
+            let mut bundle = lab.bundle(&["exit 0"], |_| {})?;
+            let script = bundle.dir.join("hook.sh");
+            fs::write(
+                &script,
+                format!("#!/bin/sh\ntr '\\0' '|' < /proc/$$/cmdline > {}/log\n", bundle.path()),
+            )?;
+            fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+            bundle.spec["hooks"] =
+                json!({ "createRuntime": [{ "path": script, "env": ["PATH=/usr/bin:/bin"] }] });
+            bundle.save()?;
+            whole_life(lab, &bundle)?;
+            has("command line", &log_of(&bundle, "createRuntime"), "hook.sh")
+        }),
         test(SECTION, "F15", "empty lists of hooks are legal", |lab| {
-            let hooks: Value = Value::Object(
-                ALL.iter()
-                    .map(|kind| (kind.to_string(), json!([])))
-                    .collect(),
-            );
+            let hooks: Value =
+                Value::Object(ALL.iter().map(|kind| (kind.to_string(), json!([]))).collect());
             lab.report(move |spec| spec["hooks"] = hooks).map(drop)
         }),
         test(
@@ -503,9 +420,8 @@ fn shapes() -> Vec<Test> {
             "F16",
             "a createRuntime hook can enter the container's network namespace by the pid it gets",
             |lab| {
-                let mut bundle = lab.bundle(&["report"], |spec| {
-                    crate::lab::bundle::namespace(spec, "network")
-                })?;
+                let mut bundle =
+                    lab.bundle(&["report"], |spec| crate::lab::bundle::namespace(spec, "network"))?;
                 let line = "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/' | tr -d '\\n'); readlink /proc/$pid/ns/net > $1/log";
                 bundle.spec["hooks"] = json!({ "createRuntime": [shell(bundle.path(), line)] });
                 bundle.save()?;

@@ -16,11 +16,7 @@ pub fn tests() -> Vec<Test> {
         |text: &'static str, options: &'static [&'static str], users: bool, wanted: (u32, u32)| {
             test(SECTION, "F78", text, move |lab| {
                 let seen = owners(lab, options, users, true)?;
-                same(
-                    "owners of outer and inner file",
-                    &seen,
-                    json!([wanted.0, wanted.1]),
-                )
+                same("owners of outer and inner file", &seen, json!([wanted.0, wanted.1]))
             })
         };
     vec![
@@ -30,18 +26,8 @@ pub fn tests() -> Vec<Test> {
             false,
             (70_000, 1000),
         ),
-        case(
-            "mappings alone are an idmap as well",
-            &["bind"],
-            false,
-            (70_000, 1000),
-        ),
-        case(
-            "ridmap maps the mounts below too",
-            &["rbind", "ridmap"],
-            false,
-            (70_000, 70_000),
-        ),
+        case("mappings alone are an idmap as well", &["bind"], false, (70_000, 1000)),
+        case("ridmap maps the mounts below too", &["rbind", "ridmap"], false, (70_000, 70_000)),
         case(
             "idmap with rbind leaves the mounts below as they are",
             &["rbind", "idmap"],
@@ -84,25 +70,15 @@ pub fn tests() -> Vec<Test> {
                 same("owner", &seen["stat /data"]["uid"], json!(70_000))
             },
         ),
-        test(
-            SECTION,
-            "F78",
-            "uidMappings without gidMappings on a mount are an error",
-            |lab| {
-                let refused = lab.refused(|spec| {
-                    spec["ociVersion"] = json!("1.2.0");
-                    let mut mount = mapped("/data", "bind", "/usr", &["bind", "idmap"], true);
-                    mount
-                        .as_object_mut()
-                        .map(|mount| mount.remove("gidMappings"));
-                    push(&mut spec["mounts"], mount);
-                });
-                lab.quality(
-                    refused.is_ok(),
-                    "uidMappings without gidMappings are accepted",
-                )
-            },
-        ),
+        test(SECTION, "F78", "uidMappings without gidMappings on a mount are an error", |lab| {
+            let refused = lab.refused(|spec| {
+                spec["ociVersion"] = json!("1.2.0");
+                let mut mount = mapped("/data", "bind", "/usr", &["bind", "idmap"], true);
+                mount.as_object_mut().map(|mount| mount.remove("gidMappings"));
+                push(&mut spec["mounts"], mount);
+            });
+            lab.quality(refused.is_ok(), "uidMappings without gidMappings are accepted")
+        }),
     ]
 }
 
@@ -124,13 +100,7 @@ fn owners(lab: &Lab, options: &[&str], users: bool, mappings: bool) -> Res<Value
     let source = lab.dir.join("source");
     let inner = source.join("inner");
     fs::create_dir_all(&inner)?;
-    sys_mount(
-        Some("tmpfs"),
-        &inner,
-        Some("tmpfs"),
-        MsFlags::empty(),
-        None::<&str>,
-    )?;
+    sys_mount(Some("tmpfs"), &inner, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
     lab.own_mounts();
     for file in [source.join("file"), inner.join("file")] {
         fs::write(&file, "")?;
@@ -145,19 +115,9 @@ fn owners(lab: &Lab, options: &[&str], users: bool, mappings: bool) -> Res<Value
         }
         push(
             &mut spec["mounts"],
-            mapped(
-                "/data",
-                "bind",
-                &source.display().to_string(),
-                options,
-                mappings,
-            ),
+            mapped("/data", "bind", &source.display().to_string(), options, mappings),
         );
     })?;
-    let below = if recursive {
-        seen["stat /data/inner/file"]["uid"].clone()
-    } else {
-        json!(1000)
-    };
+    let below = if recursive { seen["stat /data/inner/file"]["uid"].clone() } else { json!(1000) };
     Ok(json!([seen["stat /data/file"]["uid"], below]))
 }

@@ -47,22 +47,17 @@ fn states() -> Vec<Test> {
                 container.end()
             },
         ),
-        test(
-            section,
-            "F137",
-            "created, running and stopped follow each other",
-            |lab| {
-                let mut container = lab.create(&["pause"], |_| {})?;
-                container.expect("created")?;
-                container.start()?;
-                container.ready()?;
-                container.expect("running")?;
-                container.kill("TERM")?;
-                eq("end", &container.wait()?, &0)?;
-                container.expect("stopped")?;
-                container.delete()
-            },
-        ),
+        test(section, "F137", "created, running and stopped follow each other", |lab| {
+            let mut container = lab.create(&["pause"], |_| {})?;
+            container.expect("created")?;
+            container.start()?;
+            container.ready()?;
+            container.expect("running")?;
+            container.kill("TERM")?;
+            eq("end", &container.wait()?, &0)?;
+            container.expect("stopped")?;
+            container.delete()
+        }),
         test(
             section,
             "F137",
@@ -89,55 +84,38 @@ fn states() -> Vec<Test> {
                 container.end()
             },
         ),
-        test(
-            section,
-            "F136",
-            "the pid does not change from created to running",
-            |lab| {
-                let mut container = lab.create(&["pause"], |_| {})?;
-                container.start()?;
-                container.ready()?;
-                same("pid", &container.state()?["pid"], json!(container.pid()))?;
-                container.end()
-            },
-        ),
-        test(
-            section,
-            "F136",
-            "a stopped container's pid is 0 or absent",
-            |lab| {
-                let container = lab.create(&["exit 0"], |_| {})?;
-                container.start()?;
-                container.wait()?;
-                let pid = container.state()?["pid"].clone();
-                lab.quality(pid == json!(0) || pid.is_null(), format!("pid is {pid}"))?;
-                container.delete()
-            },
-        ),
+        test(section, "F136", "the pid does not change from created to running", |lab| {
+            let mut container = lab.create(&["pause"], |_| {})?;
+            container.start()?;
+            container.ready()?;
+            same("pid", &container.state()?["pid"], json!(container.pid()))?;
+            container.end()
+        }),
+        test(section, "F136", "a stopped container's pid is 0 or absent", |lab| {
+            let container = lab.create(&["exit 0"], |_| {})?;
+            container.start()?;
+            container.wait()?;
+            let pid = container.state()?["pid"].clone();
+            lab.quality(pid == json!(0) || pid.is_null(), format!("pid is {pid}"))?;
+            container.delete()
+        }),
         test(
             "runtime#query-state",
             "F136",
             "state of a container that does not exist is an error",
             |lab| fails(lab, &["state", "nobody"]),
         ),
-        test(
-            "runtime#query-state",
-            "F136",
-            "state without an id is an error",
-            |lab| fails(lab, &["state"]),
-        ),
+        test("runtime#query-state", "F136", "state without an id is an error", |lab| {
+            fails(lab, &["state"])
+        }),
         test(
             "runtime#state",
             "F136",
             "the bundle in the state is absolute although a relative path was given",
             |lab| {
                 let bundle = lab.bundle(&["pause"], |_| {})?;
-                let name = bundle
-                    .dir
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned();
+                let name =
+                    bundle.dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
                 let parent = lab.dir.display().to_string();
                 let output = lab
                     .call(&["create", "--bundle", &name, &bundle.id])
@@ -156,38 +134,22 @@ fn states() -> Vec<Test> {
 fn create() -> Vec<Test> {
     let section = "runtime#create";
     let bad_id = |id: &'static str| {
-        test(
-            section,
-            "F162",
-            format!("the id {id:?} is refused"),
-            move |lab| {
-                let bundle = lab.bundle(&["pause"], |_| {})?;
-                fails(lab, &["create", "--bundle", bundle.path(), "--", id])
-            },
-        )
+        test(section, "F162", format!("the id {id:?} is refused"), move |lab| {
+            let bundle = lab.bundle(&["pause"], |_| {})?;
+            fails(lab, &["create", "--bundle", bundle.path(), "--", id])
+        })
     };
     let mut tests = vec![
-        test(
-            section,
-            "F92",
-            "the program does not run before start",
-            |lab| {
-                let bundle = lab.bundle(&["create /data/ran"], |_| {})?;
-                let container = lab.create_from(&bundle)?;
-                ensure(
-                    !bundle.inside("/data/ran").exists(),
-                    "the program ran at create",
-                )?;
-                container.expect("created")?;
-                container.start()?;
-                container.wait()?;
-                ensure(
-                    bundle.inside("/data/ran").exists(),
-                    "the program did not run at start",
-                )?;
-                container.delete()
-            },
-        ),
+        test(section, "F92", "the program does not run before start", |lab| {
+            let bundle = lab.bundle(&["create /data/ran"], |_| {})?;
+            let container = lab.create_from(&bundle)?;
+            ensure(!bundle.inside("/data/ran").exists(), "the program ran at create")?;
+            container.expect("created")?;
+            container.start()?;
+            container.wait()?;
+            ensure(bundle.inside("/data/ran").exists(), "the program did not run at start")?;
+            container.delete()
+        }),
         test(
             section,
             "F92",
@@ -201,43 +163,31 @@ fn create() -> Vec<Test> {
                 first.end()
             },
         ),
-        test(
-            section,
-            "F92",
-            "two creates of one id at once: exactly one works",
-            |lab| {
-                let bundle = lab.bundle(&["pause"], |_| {})?;
-                let words = ["create", "--bundle", bundle.path(), &bundle.id];
-                let started: Vec<_> = (0..3)
-                    .map(|_| lab.call(&words).spawn())
-                    .collect::<Res<_>>()?;
-                let mut works = 0;
-                for one in started {
-                    works += usize::from(one.wait()?.code == Some(0));
-                }
-                eq("creates that worked", &works, &1)?;
-                let state: Value =
-                    serde_json::from_str(&lab.call(&["state", &bundle.id]).output()?.out)
-                        .unwrap_or_default();
-                same("status", &state["status"], json!("created"))
-            },
-        ),
+        test(section, "F92", "two creates of one id at once: exactly one works", |lab| {
+            let bundle = lab.bundle(&["pause"], |_| {})?;
+            let words = ["create", "--bundle", bundle.path(), &bundle.id];
+            let started: Vec<_> = (0..3).map(|_| lab.call(&words).spawn()).collect::<Res<_>>()?;
+            let mut works = 0;
+            for one in started {
+                works += usize::from(one.wait()?.code == Some(0));
+            }
+            eq("creates that worked", &works, &1)?;
+            let state: Value =
+                serde_json::from_str(&lab.call(&["state", &bundle.id]).output()?.out)
+                    .unwrap_or_default();
+            same("status", &state["status"], json!("created"))
+        }),
         test(section, "F92", "create without an id is an error", |lab| {
             let bundle = lab.bundle(&["pause"], |_| {})?;
             fails(lab, &["create", "--bundle", bundle.path()])
         }),
-        test(
-            section,
-            "F162",
-            "an id may have letters, digits and _ + - .",
-            |lab| {
-                let mut bundle = lab.bundle(&["pause"], |_| {})?;
-                bundle.id = format!("{}-A_b+c-d.e9", lab.word);
-                lab.remember(&bundle.id);
-                let container = lab.create_from(&bundle)?;
-                container.end()
-            },
-        ),
+        test(section, "F162", "an id may have letters, digits and _ + - .", |lab| {
+            let mut bundle = lab.bundle(&["pause"], |_| {})?;
+            bundle.id = format!("{}-A_b+c-d.e9", lab.word);
+            lab.remember(&bundle.id);
+            let container = lab.create_from(&bundle)?;
+            container.end()
+        }),
         test(
             section,
             "F162",
@@ -258,10 +208,7 @@ fn create() -> Vec<Test> {
                 let container = lab.create(&["pause"], |_| {})?;
                 let own = std::fs::read_link("/proc/self/ns/mnt")?;
                 let theirs = std::fs::read_link(format!("/proc/{}/ns/mnt", container.pid()))?;
-                ensure(
-                    own != theirs,
-                    "the created container is in the runtime's mount namespace",
-                )?;
+                ensure(own != theirs, "the created container is in the runtime's mount namespace")?;
                 container.end()
             },
         ),
@@ -273,38 +220,23 @@ fn create() -> Vec<Test> {
 fn start() -> Vec<Test> {
     let section = "runtime#start";
     vec![
-        test(
-            section,
-            "F92",
-            "start of a running container is an error without effect",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                fails(lab, &["start", &container.id])?;
-                container.expect("running")?;
-                container.end()
-            },
-        ),
-        test(
-            section,
-            "F92",
-            "start of a stopped container is an error",
-            |lab| {
-                let container = lab.create(&["exit 0"], |_| {})?;
-                container.start()?;
-                container.wait()?;
-                fails(lab, &["start", &container.id])?;
-                container.delete()
-            },
-        ),
-        test(
-            section,
-            "F92",
-            "start of a container that does not exist is an error",
-            |lab| fails(lab, &["start", "nobody"]),
-        ),
-        test(section, "F92", "start without an id is an error", |lab| {
-            fails(lab, &["start"])
+        test(section, "F92", "start of a running container is an error without effect", |lab| {
+            let container = lab.running(|_| {})?;
+            fails(lab, &["start", &container.id])?;
+            container.expect("running")?;
+            container.end()
         }),
+        test(section, "F92", "start of a stopped container is an error", |lab| {
+            let container = lab.create(&["exit 0"], |_| {})?;
+            container.start()?;
+            container.wait()?;
+            fails(lab, &["start", &container.id])?;
+            container.delete()
+        }),
+        test(section, "F92", "start of a container that does not exist is an error", |lab| {
+            fails(lab, &["start", "nobody"])
+        }),
+        test(section, "F92", "start without an id is an error", |lab| fails(lab, &["start"])),
         test(
             section,
             "F92",
@@ -321,26 +253,16 @@ fn start() -> Vec<Test> {
                 eq("delete", &output.code, &Some(0))
             },
         ),
-        test(
-            section,
-            "F5",
-            "a program that is missing is an error of create or of start",
-            |lab| {
-                let bundle = lab.bundle(&[], |spec| {
-                    spec["process"]["args"] = json!(["/no/such/program"])
-                })?;
-                let create = lab
-                    .call(&["create", "--bundle", bundle.path(), &bundle.id])
-                    .output()?;
-                if create.code != Some(0) {
-                    return lab.nothing_left();
-                }
-                fails(lab, &["start", &bundle.id])?;
-                lab.call(&["delete", "--force", &bundle.id])
-                    .output()
-                    .map(drop)
-            },
-        ),
+        test(section, "F5", "a program that is missing is an error of create or of start", |lab| {
+            let bundle =
+                lab.bundle(&[], |spec| spec["process"]["args"] = json!(["/no/such/program"]))?;
+            let create = lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
+            if create.code != Some(0) {
+                return lab.nothing_left();
+            }
+            fails(lab, &["start", &bundle.id])?;
+            lab.call(&["delete", "--force", &bundle.id]).output().map(drop)
+        }),
         test(
             section,
             "F5",
@@ -348,16 +270,13 @@ fn start() -> Vec<Test> {
             |lab| {
                 let bundle =
                     lab.bundle(&[], |spec| spec["process"]["args"] = json!(["/etc/passwd"]))?;
-                let create = lab
-                    .call(&["create", "--bundle", bundle.path(), &bundle.id])
-                    .output()?;
+                let create =
+                    lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
                 if create.code != Some(0) {
                     return lab.nothing_left();
                 }
                 fails(lab, &["start", &bundle.id])?;
-                lab.call(&["delete", "--force", &bundle.id])
-                    .output()
-                    .map(drop)
+                lab.call(&["delete", "--force", &bundle.id]).output().map(drop)
             },
         ),
     ]
@@ -366,21 +285,12 @@ fn start() -> Vec<Test> {
 fn kill() -> Vec<Test> {
     let section = "runtime#kill";
     let name = |word: &'static str, number: i32| {
-        test(
-            section,
-            "F121",
-            format!("kill {word} sends signal {number}"),
-            move |lab| {
-                let mut container = lab.running(|_| {})?;
-                container.kill(word)?;
-                eq(
-                    "line",
-                    &container.lines.next()?,
-                    &format!("signal {number}"),
-                )?;
-                container.end()
-            },
-        )
+        test(section, "F121", format!("kill {word} sends signal {number}"), move |lab| {
+            let mut container = lab.running(|_| {})?;
+            container.kill(word)?;
+            eq("line", &container.lines.next()?, &format!("signal {number}"))?;
+            container.end()
+        })
     };
     let mut tests = vec![
         test(section, "F121", "the default signal is SIGTERM", |lab| {
@@ -389,48 +299,30 @@ fn kill() -> Vec<Test> {
             eq("end", &container.wait()?, &0)?;
             container.delete()
         }),
-        test(
-            section,
-            "F121",
-            "kill of a created container works: its process ends",
-            |lab| {
-                let container = lab.create(&["pause"], |_| {})?;
-                container.kill("KILL")?;
-                eq("end", &container.wait()?, &137)?;
-                container.expect("stopped")?;
-                container.delete()
-            },
-        ),
-        test(
-            section,
-            "F121",
-            "kill of a stopped container is an error",
-            |lab| {
-                let container = lab.create(&["exit 0"], |_| {})?;
-                container.start()?;
-                container.wait()?;
-                fails(lab, &["kill", &container.id, "KILL"])?;
-                container.delete()
-            },
-        ),
-        test(
-            section,
-            "F121",
-            "kill of a container that does not exist is an error",
-            |lab| fails(lab, &["kill", "nobody", "KILL"]),
-        ),
-        test(
-            section,
-            "F121",
-            "an unknown signal is an error without effect",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                fails(lab, &["kill", &container.id, "SIGNOSUCH"])?;
-                fails(lab, &["kill", &container.id, "999"])?;
-                ensure(container.alive()?, "the program ended")?;
-                container.end()
-            },
-        ),
+        test(section, "F121", "kill of a created container works: its process ends", |lab| {
+            let container = lab.create(&["pause"], |_| {})?;
+            container.kill("KILL")?;
+            eq("end", &container.wait()?, &137)?;
+            container.expect("stopped")?;
+            container.delete()
+        }),
+        test(section, "F121", "kill of a stopped container is an error", |lab| {
+            let container = lab.create(&["exit 0"], |_| {})?;
+            container.start()?;
+            container.wait()?;
+            fails(lab, &["kill", &container.id, "KILL"])?;
+            container.delete()
+        }),
+        test(section, "F121", "kill of a container that does not exist is an error", |lab| {
+            fails(lab, &["kill", "nobody", "KILL"])
+        }),
+        test(section, "F121", "an unknown signal is an error without effect", |lab| {
+            let container = lab.running(|_| {})?;
+            fails(lab, &["kill", &container.id, "SIGNOSUCH"])?;
+            fails(lab, &["kill", &container.id, "999"])?;
+            ensure(container.alive()?, "the program ended")?;
+            container.end()
+        }),
         test(
             section,
             "F122",
@@ -450,15 +342,9 @@ fn kill() -> Vec<Test> {
         ),
     ];
     tests.extend(
-        [
-            name("HUP", 1),
-            name("SIGUSR1", 10),
-            name("sigwinch", 28),
-            name("2", 2),
-            name("INT", 2),
-        ]
-        .into_iter()
-        .filter(|t| !t.text.contains("winch")),
+        [name("HUP", 1), name("SIGUSR1", 10), name("sigwinch", 28), name("2", 2), name("INT", 2)]
+            .into_iter()
+            .filter(|t| !t.text.contains("winch")),
     );
     tests
 }
@@ -466,24 +352,16 @@ fn kill() -> Vec<Test> {
 fn delete() -> Vec<Test> {
     let section = "runtime#delete";
     vec![
-        test(
-            section,
-            "F92",
-            "delete of a running container is an error without effect",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                fails(lab, &["delete", &container.id])?;
-                container.expect("running")?;
-                ensure(container.alive()?, "the program ended")?;
-                container.end()
-            },
-        ),
-        test(
-            section,
-            "F92",
-            "delete of a container that does not exist is an error",
-            |lab| fails(lab, &["delete", "nobody"]),
-        ),
+        test(section, "F92", "delete of a running container is an error without effect", |lab| {
+            let container = lab.running(|_| {})?;
+            fails(lab, &["delete", &container.id])?;
+            container.expect("running")?;
+            ensure(container.alive()?, "the program ended")?;
+            container.end()
+        }),
+        test(section, "F92", "delete of a container that does not exist is an error", |lab| {
+            fails(lab, &["delete", "nobody"])
+        }),
         test(
             section,
             "F123",
@@ -506,38 +384,25 @@ fn delete() -> Vec<Test> {
                 std::fs::write(victim.join("state.json"), "{}")?;
                 std::fs::create_dir_all(&lab.state)?;
                 lab.call(&["delete", "--force", "../victim"]).output()?;
-                ensure(
-                    victim.join("state.json").exists(),
-                    "a file outside the state root is gone",
-                )
+                ensure(victim.join("state.json").exists(), "a file outside the state root is gone")
             },
         ),
-        test(
-            section,
-            "F123",
-            "delete --force ends a running container",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let output = container.call(&["delete", "--force"])?;
-                eq("delete", &output.code, &Some(0))?;
-                lab.nothing_left()
-            },
-        ),
-        test(
-            section,
-            "F92",
-            "after delete the id can be used again",
-            |lab| {
-                let bundle = lab.bundle(&["pause"], |_| {})?;
-                for _ in 0..3 {
-                    let mut container = lab.create_from(&bundle)?;
-                    container.start()?;
-                    container.ready()?;
-                    container.end()?;
-                }
-                Ok(())
-            },
-        ),
+        test(section, "F123", "delete --force ends a running container", |lab| {
+            let container = lab.running(|_| {})?;
+            let output = container.call(&["delete", "--force"])?;
+            eq("delete", &output.code, &Some(0))?;
+            lab.nothing_left()
+        }),
+        test(section, "F92", "after delete the id can be used again", |lab| {
+            let bundle = lab.bundle(&["pause"], |_| {})?;
+            for _ in 0..3 {
+                let mut container = lab.create_from(&bundle)?;
+                container.start()?;
+                container.ready()?;
+                container.end()?;
+            }
+            Ok(())
+        }),
         test(section, "F92", "a deleted container has no state", |lab| {
             let container = lab.running(|_| {})?;
             container.end()?;
@@ -553,20 +418,14 @@ fn delete() -> Vec<Test> {
                 lab.nothing_left()
             },
         ),
-        test(
-            section,
-            "F92",
-            "what create did not make stays: the bundle and its root",
-            |lab| {
-                let bundle = lab.bundle(&["exit 0"], |_| {})?;
-                lab.seen(&bundle).or_else(|_| fail("run failed"))?;
-                ensure(
-                    bundle.inside("/etc/passwd").exists()
-                        && bundle.dir.join("config.json").exists(),
-                    "the bundle was changed",
-                )
-            },
-        ),
+        test(section, "F92", "what create did not make stays: the bundle and its root", |lab| {
+            let bundle = lab.bundle(&["exit 0"], |_| {})?;
+            lab.seen(&bundle).or_else(|_| fail("run failed"))?;
+            ensure(
+                bundle.inside("/etc/passwd").exists() && bundle.dir.join("config.json").exists(),
+                "the bundle was changed",
+            )
+        }),
         test(
             section,
             "F92",

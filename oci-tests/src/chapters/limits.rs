@@ -26,21 +26,9 @@ fn limits() -> Vec<Test> {
                 });
             })?;
             // uid 0 gains what it is bounded by plus what it inherits at execve: the rule of capabilities(7).
-            same(
-                "bounding",
-                &seen["status"]["CapBnd"],
-                json!("00000000000020a1"),
-            )?;
-            same(
-                "inheritable",
-                &seen["status"]["CapInh"],
-                json!("00000000000000a1"),
-            )?;
-            same(
-                "ambient",
-                &seen["status"]["CapAmb"],
-                json!("0000000000000020"),
-            )
+            same("bounding", &seen["status"]["CapBnd"], json!("00000000000020a1"))?;
+            same("inheritable", &seen["status"]["CapInh"], json!("00000000000000a1"))?;
+            same("ambient", &seen["status"]["CapAmb"], json!("0000000000000020"))
         }),
         test(
             caps,
@@ -49,13 +37,7 @@ fn limits() -> Vec<Test> {
             |lab| {
                 let seen = lab.report(|spec| {
                     spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
-                    let sets = [
-                        "bounding",
-                        "permitted",
-                        "inheritable",
-                        "effective",
-                        "ambient",
-                    ];
+                    let sets = ["bounding", "permitted", "inheritable", "effective", "ambient"];
                     capabilities(spec, &sets, &["CAP_NET_BIND_SERVICE", "CAP_KILL"]);
                 })?;
                 for set in ["CapPrm", "CapEff", "CapAmb", "CapBnd"] {
@@ -64,47 +46,19 @@ fn limits() -> Vec<Test> {
                 Ok(())
             },
         ),
-        test(
-            caps,
-            "F9",
-            "the inheritable and ambient sets are empty when not asked for",
-            |lab| {
-                let seen = lab.report(|_| {})?;
-                same(
-                    "inheritable",
-                    &seen["status"]["CapInh"],
-                    json!("0000000000000000"),
-                )?;
-                same(
-                    "ambient",
-                    &seen["status"]["CapAmb"],
-                    json!("0000000000000000"),
-                )
-            },
-        ),
-        test(
-            caps,
-            "F9",
-            "an absent capabilities object gives none",
-            |lab| {
-                let seen = lab.report(|spec| {
-                    spec["process"]
-                        .as_object_mut()
-                        .map(|process| process.remove("capabilities"));
-                    spec["process"]["user"] = json!({ "uid": 0, "gid": 0 });
-                })?;
-                same(
-                    "effective",
-                    &seen["status"]["CapEff"],
-                    json!("0000000000000000"),
-                )?;
-                same(
-                    "bounding",
-                    &seen["status"]["CapBnd"],
-                    json!("0000000000000000"),
-                )
-            },
-        ),
+        test(caps, "F9", "the inheritable and ambient sets are empty when not asked for", |lab| {
+            let seen = lab.report(|_| {})?;
+            same("inheritable", &seen["status"]["CapInh"], json!("0000000000000000"))?;
+            same("ambient", &seen["status"]["CapAmb"], json!("0000000000000000"))
+        }),
+        test(caps, "F9", "an absent capabilities object gives none", |lab| {
+            let seen = lab.report(|spec| {
+                spec["process"].as_object_mut().map(|process| process.remove("capabilities"));
+                spec["process"]["user"] = json!({ "uid": 0, "gid": 0 });
+            })?;
+            same("effective", &seen["status"]["CapEff"], json!("0000000000000000"))?;
+            same("bounding", &seen["status"]["CapBnd"], json!("0000000000000000"))
+        }),
         test(
             caps,
             "F9",
@@ -113,11 +67,7 @@ fn limits() -> Vec<Test> {
                 let seen = lab.report(|spec| {
                     spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
                 })?;
-                same(
-                    "effective",
-                    &seen["status"]["CapEff"],
-                    json!("0000000000000000"),
-                )
+                same("effective", &seen["status"]["CapEff"], json!("0000000000000000"))
             },
         ),
         test(
@@ -130,75 +80,42 @@ fn limits() -> Vec<Test> {
                     let sets = ["bounding", "permitted", "effective"];
                     capabilities(spec, &sets, &["CAP_CHOWN", "CAP_OF_THE_FUTURE"]);
                 })?;
-                same(
-                    "bounding",
-                    &seen["report"]["status"]["CapBnd"],
-                    json!("0000000000000001"),
-                )
+                same("bounding", &seen["report"]["status"]["CapBnd"], json!("0000000000000001"))
             },
         ),
-        test(
-            caps,
-            "F9",
-            "a process without CAP_SYS_ADMIN cannot mount",
-            |lab| {
-                let seen = lab.probe(&["mount-tmpfs /data"], |_| {})?;
-                refused_with("mount", &seen["mount-tmpfs /data"], &["EPERM"])
-            },
-        ),
-        test(
-            caps,
-            "F9",
-            "CAP_SYS_ADMIN given is CAP_SYS_ADMIN had",
-            |lab| {
-                let seen = lab.probe(&["mount-tmpfs /data"], |spec| {
-                    capabilities(
-                        spec,
-                        &["bounding", "permitted", "effective"],
-                        &["CAP_SYS_ADMIN"],
-                    );
-                })?;
-                allowed("mount", &seen["mount-tmpfs /data"])
-            },
-        ),
-        test(
-            "config#posix-process",
-            "F8",
-            "an unknown rlimit type is an error",
-            |lab| {
-                lab.refused(|spec| {
-                    spec["process"]["rlimits"] =
-                        json!([{ "type": "RLIMIT_NONSENSE", "soft": 1, "hard": 1 }]);
-                })
-                .map(drop)
-            },
-        ),
-        test(
-            "config#posix-process",
-            "F8",
-            "two rlimits of one type are an error",
-            |lab| {
-                lab.refused(|spec| {
-                    spec["process"]["rlimits"] = json!([
-                        { "type": "RLIMIT_NOFILE", "soft": 100, "hard": 200 },
-                        { "type": "RLIMIT_NOFILE", "soft": 100, "hard": 100 },
-                    ]);
-                })
-                .map(drop)
-            },
-        ),
-        test(
-            "config#posix-process",
-            "F8",
-            "a soft limit above the hard one is an error",
-            |lab| {
-                lab.refused(|spec| {
-                    spec["process"]["rlimits"] =
-                        json!([{ "type": "RLIMIT_NOFILE", "soft": 200, "hard": 100 }]);
-                })
-                .map(drop)
-            },
-        ),
+        test(caps, "F9", "a process without CAP_SYS_ADMIN cannot mount", |lab| {
+            let seen = lab.probe(&["mount-tmpfs /data"], |_| {})?;
+            refused_with("mount", &seen["mount-tmpfs /data"], &["EPERM"])
+        }),
+        test(caps, "F9", "CAP_SYS_ADMIN given is CAP_SYS_ADMIN had", |lab| {
+            let seen = lab.probe(&["mount-tmpfs /data"], |spec| {
+                capabilities(spec, &["bounding", "permitted", "effective"], &["CAP_SYS_ADMIN"]);
+            })?;
+            allowed("mount", &seen["mount-tmpfs /data"])
+        }),
+        test("config#posix-process", "F8", "an unknown rlimit type is an error", |lab| {
+            lab.refused(|spec| {
+                spec["process"]["rlimits"] =
+                    json!([{ "type": "RLIMIT_NONSENSE", "soft": 1, "hard": 1 }]);
+            })
+            .map(drop)
+        }),
+        test("config#posix-process", "F8", "two rlimits of one type are an error", |lab| {
+            lab.refused(|spec| {
+                spec["process"]["rlimits"] = json!([
+                    { "type": "RLIMIT_NOFILE", "soft": 100, "hard": 200 },
+                    { "type": "RLIMIT_NOFILE", "soft": 100, "hard": 100 },
+                ]);
+            })
+            .map(drop)
+        }),
+        test("config#posix-process", "F8", "a soft limit above the hard one is an error", |lab| {
+            lab.refused(|spec| {
+                spec["process"]["rlimits"] =
+                    json!([{ "type": "RLIMIT_NOFILE", "soft": 200, "hard": 100 }]);
+            })
+            .map(drop)
+        }),
         test(
             "config#posix-process",
             "F8",
@@ -207,11 +124,7 @@ fn limits() -> Vec<Test> {
                 let seen = lab.report(|spec| {
                 spec["process"]["rlimits"] = json!([{ "type": "RLIMIT_AS", "soft": 33_554_432, "hard": 33_554_432 }]);
             })?;
-                same(
-                    "RLIMIT_AS",
-                    &seen["rlimits"]["RLIMIT_AS"],
-                    json!([33_554_432, 33_554_432]),
-                )
+                same("RLIMIT_AS", &seen["rlimits"]["RLIMIT_AS"], json!([33_554_432, 33_554_432]))
             },
         ),
         test(

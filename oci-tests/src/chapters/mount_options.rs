@@ -96,10 +96,8 @@ const WORDS: [(&[&str], Mark, &str); 66] = [
 
 /// Tests of this chapter: each word on a new tmpfs, and the flags of a mount on a bind as well.
 pub fn tests() -> Vec<Test> {
-    let mut tests: Vec<Test> = WORDS
-        .iter()
-        .map(|(words, mark, row)| one(words, *mark, row, false))
-        .collect();
+    let mut tests: Vec<Test> =
+        WORDS.iter().map(|(words, mark, row)| one(words, *mark, row, false)).collect();
     let per_mount = |mark: &Mark| matches!(mark, Has(_) | Lacks(_) | Peers(_));
     tests.extend(
         WORDS
@@ -114,13 +112,7 @@ pub fn tests() -> Vec<Test> {
         |lab| {
             let seen = lab.report(|spec| {
                 mount(spec, "/data", "tmpfs", "tmpfs", &[]);
-                mount(
-                    spec,
-                    "/data",
-                    "tmpfs",
-                    "tmpfs",
-                    &["remount", "ro", "nosuid"],
-                );
+                mount(spec, "/data", "tmpfs", "tmpfs", &["remount", "ro", "nosuid"]);
             })?;
             let options = &mount_at(&seen, "/data")?["options"];
             ensure(
@@ -133,11 +125,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 fn one(words: &'static [&'static str], mark: Mark, row: &'static str, bind: bool) -> Test {
-    let place = if bind {
-        "on a bind mount"
-    } else {
-        "on a new tmpfs"
-    };
+    let place = if bind { "on a bind mount" } else { "on a new tmpfs" };
     let status = match row {
         "F68" | "F69" | "F70" | "F71" | "F72" => "MUST",
         "F77" | "F80" => "MAY",
@@ -151,13 +139,7 @@ fn one(words: &'static [&'static str], mark: Mark, row: &'static str, bind: bool
             if bind {
                 let mut options = vec!["bind"];
                 options.extend_from_slice(words);
-                mount(
-                    spec,
-                    "/data",
-                    "bind",
-                    &source.display().to_string(),
-                    &options,
-                );
+                mount(spec, "/data", "bind", &source.display().to_string(), &options);
             } else {
                 mount(spec, "/data", "tmpfs", "tmpfs", words);
             }
@@ -167,11 +149,8 @@ fn one(words: &'static [&'static str], mark: Mark, row: &'static str, bind: bool
         }
         let seen = seen?;
         let entry = mount_at(&seen, "/data")?;
-        let (flags, of_super, peers) = (
-            &entry["options"],
-            &entry["super"],
-            entry["peers"].to_string(),
-        );
+        let (flags, of_super, peers) =
+            (&entry["options"], &entry["super"], entry["peers"].to_string());
         let fact = match mark {
             Accepted => true,
             Has(flag) => has_option(flags, flag),

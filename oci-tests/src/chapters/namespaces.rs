@@ -67,18 +67,14 @@ pub fn tests() -> Vec<Test> {
             format!("{kind} with the path of a namespace of another type is an error"),
             move |lab| {
                 let wrong = if kind == "uts" { "ipc" } else { "uts" };
-                lab.refused(|spec| join(spec, kind, &format!("/proc/self/ns/{wrong}")))
-                    .map(drop)
+                lab.refused(|spec| join(spec, kind, &format!("/proc/self/ns/{wrong}"))).map(drop)
             },
         ));
         tests.push(test(
             SECTION,
             row(kind),
             format!("{kind} with a path that does not exist is an error"),
-            move |lab| {
-                lab.refused(|spec| join(spec, kind, "/no/such/namespace"))
-                    .map(drop)
-            },
+            move |lab| lab.refused(|spec| join(spec, kind, "/no/such/namespace")).map(drop),
         ));
     }
     tests.extend(others());
@@ -104,16 +100,11 @@ fn listed(spec: &mut Value, kind: &str) {
 
 fn join(spec: &mut Value, kind: &str, path: &str) {
     without_namespace(spec, kind);
-    push(
-        &mut spec["linux"]["namespaces"],
-        json!({ "type": kind, "path": path }),
-    );
+    push(&mut spec["linux"]["namespaces"], json!({ "type": kind, "path": path }));
 }
 
 fn own(file: &str) -> Res<String> {
-    Ok(fs::read_link(format!("/proc/self/ns/{file}"))?
-        .display()
-        .to_string())
+    Ok(fs::read_link(format!("/proc/self/ns/{file}"))?.display().to_string())
 }
 
 fn fresh(lab: &Lab, kind: &'static str, file: &'static str) -> Res {
@@ -172,13 +163,7 @@ fn others() -> Vec<Test> {
                 let file = lab.dir.join("netns");
                 fs::write(&file, "")?;
                 let source = format!("/proc/{}/ns/net", other.pid());
-                mount(
-                    Some(source.as_str()),
-                    &file,
-                    None::<&str>,
-                    MsFlags::MS_BIND,
-                    None::<&str>,
-                )?;
+                mount(Some(source.as_str()), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
                 lab.own_mounts();
                 let wanted = fs::read_link(&source)?.display().to_string();
                 let seen = lab.report(|spec| join(spec, "network", &file.display().to_string()))?;
@@ -186,26 +171,15 @@ fn others() -> Vec<Test> {
                 other.end()
             },
         ),
-        test(
-            SECTION,
-            "F21",
-            "a namespace path that is an ordinary file is an error",
-            |lab| {
-                let file = lab.dir.join("file");
-                fs::write(&file, "")?;
-                lab.refused(|spec| join(spec, "network", &file.display().to_string()))
-                    .map(drop)
-            },
-        ),
-        test(
-            SECTION,
-            "F21",
-            "a namespace path that is not absolute is an error",
-            |lab| {
-                let refused = lab.refused(|spec| join(spec, "network", "proc/self/ns/net"));
-                lab.quality(refused.is_ok(), "a relative namespace path is accepted")
-            },
-        ),
+        test(SECTION, "F21", "a namespace path that is an ordinary file is an error", |lab| {
+            let file = lab.dir.join("file");
+            fs::write(&file, "")?;
+            lab.refused(|spec| join(spec, "network", &file.display().to_string())).map(drop)
+        }),
+        test(SECTION, "F21", "a namespace path that is not absolute is an error", |lab| {
+            let refused = lab.refused(|spec| join(spec, "network", "proc/self/ns/net"));
+            lab.quality(refused.is_ok(), "a relative namespace path is accepted")
+        }),
         test(
             SECTION,
             "F24",
@@ -247,52 +221,33 @@ fn others() -> Vec<Test> {
                 let seen =
                     lab.probe(&["report", "status-of 1"], |spec| join(spec, "pid", &path))?;
                 ensure(seen["report"]["pid"] != json!(1), "the pid is 1")?;
-                same(
-                    "the name of pid 1",
-                    &seen["status-of 1"]["Name"],
-                    json!("probe"),
-                )?;
+                same("the name of pid 1", &seen["status-of 1"]["Name"], json!("probe"))?;
                 other.end()
             },
         ),
-        test(
-            SECTION,
-            "F21",
-            "a new network namespace has its loopback interface up",
-            |lab| {
-                let seen = lab.probe(
-                    &[
-                        "read /sys/class/net/lo/operstate",
-                        "read /sys/class/net/lo/flags",
-                    ],
-                    |spec| {
-                        namespace(spec, "network");
-                        crate::lab::bundle::mount(spec, "/sys", "sysfs", "sysfs", &["ro"]);
-                    },
-                )?;
-                let flags = seen["read /sys/class/net/lo/flags"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .trim()
-                    .to_owned();
-                // The specification does not say so; every runtime does it and programs bind to 127.0.0.1.
-                lab.quality(flags == "0x9", format!("the flags of lo are {flags}"))
-            },
-        ),
+        test(SECTION, "F21", "a new network namespace has its loopback interface up", |lab| {
+            let seen = lab.probe(
+                &["read /sys/class/net/lo/operstate", "read /sys/class/net/lo/flags"],
+                |spec| {
+                    namespace(spec, "network");
+                    crate::lab::bundle::mount(spec, "/sys", "sysfs", "sysfs", &["ro"]);
+                },
+            )?;
+            let flags =
+                seen["read /sys/class/net/lo/flags"].as_str().unwrap_or_default().trim().to_owned();
+            // The specification does not say so; every runtime does it and programs bind to 127.0.0.1.
+            lab.quality(flags == "0x9", format!("the flags of lo are {flags}"))
+        }),
         test(
             SECTION,
             "F22",
             "a new cgroup namespace has its root at the container's cgroup",
             |lab| {
                 let seen = lab.report(|spec| namespace(spec, "cgroup"))?;
-                let lines: Vec<&str> = seen["cgroup"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .lines()
-                    .collect();
-                let pids = lines
-                    .iter()
-                    .find(|line| line.contains(":pids:") || line.starts_with("0::"));
+                let lines: Vec<&str> =
+                    seen["cgroup"].as_str().unwrap_or_default().lines().collect();
+                let pids =
+                    lines.iter().find(|line| line.contains(":pids:") || line.starts_with("0::"));
                 ensure(
                     pids.is_some_and(|line| line.ends_with(":/")),
                     format!("cgroups are {lines:?}"),
@@ -335,19 +290,14 @@ fn others() -> Vec<Test> {
                 lab.quality(refused.is_ok(), "offsets without a namespace are ignored")
             },
         ),
-        test(
-            "config-linux#time-offsets",
-            "F23",
-            "an unknown clock is an error",
-            |lab| {
-                let refused = lab.refused(|spec| {
-                    spec["ociVersion"] = json!("1.1.0");
-                    namespace(spec, "time");
-                    spec["linux"]["timeOffsets"] = json!({ "lunar": { "secs": 5 } });
-                });
-                lab.quality(refused.is_ok(), "an unknown clock is ignored")
-            },
-        ),
+        test("config-linux#time-offsets", "F23", "an unknown clock is an error", |lab| {
+            let refused = lab.refused(|spec| {
+                spec["ociVersion"] = json!("1.1.0");
+                namespace(spec, "time");
+                spec["linux"]["timeOffsets"] = json!({ "lunar": { "secs": 5 } });
+            });
+            lab.quality(refused.is_ok(), "an unknown clock is ignored")
+        }),
         test(
             "config-linux#user-namespace-mappings",
             "F24",
@@ -369,20 +319,14 @@ fn others() -> Vec<Test> {
                     let lines = text.as_str().unwrap_or_default().lines();
                     lines
                         .map(|line| {
-                            line.split_whitespace()
-                                .filter_map(|word| word.parse().ok())
-                                .collect()
+                            line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
                         })
                         .collect()
                 };
                 eq(
                     "uid_map",
                     &map(&seen["uid_map"]),
-                    &vec![
-                        vec![0, 100_000, 10],
-                        vec![10, 300_000, 5],
-                        vec![1000, 200_000, 1000],
-                    ],
+                    &vec![vec![0, 100_000, 10], vec![10, 300_000, 5], vec![1000, 200_000, 1000]],
                 )?;
                 eq(
                     "gid_map",
@@ -426,11 +370,7 @@ fn others() -> Vec<Test> {
                 let bundle = lab.bundle(&["stat /bin"], user_namespace)?;
                 let seen = lab.seen(&bundle)?;
                 same("owner inside", &seen["stat /bin"]["uid"], json!(65534))?;
-                eq(
-                    "owner outside",
-                    &fs::metadata(bundle.inside("/bin"))?.uid(),
-                    &0,
-                )
+                eq("owner outside", &fs::metadata(bundle.inside("/bin"))?.uid(), &0)
             },
         ),
         test(
@@ -472,10 +412,7 @@ fn others() -> Vec<Test> {
             |lab| {
                 // The mappings are optional in the schema; a process without any would run as nobody.
                 let refused = lab.refused(|spec| namespace(spec, "user"));
-                lab.quality(
-                    refused.is_ok(),
-                    "a user namespace without mappings is accepted",
-                )
+                lab.quality(refused.is_ok(), "a user namespace without mappings is accepted")
             },
         ),
         test(
@@ -489,10 +426,7 @@ fn others() -> Vec<Test> {
                     spec["linux"]["gidMappings"] =
                         json!([{ "containerID": 0, "hostID": 100_000, "size": 10 }]);
                 });
-                lab.quality(
-                    refused.is_ok(),
-                    "mappings without a user namespace are ignored",
-                )
+                lab.quality(refused.is_ok(), "mappings without a user namespace are ignored")
             },
         ),
         test(
@@ -513,10 +447,7 @@ fn others() -> Vec<Test> {
                     &seen["mknod /tmp/x c 1 5"],
                     &["EPERM", "EACCES", "EOVERFLOW"],
                 )?;
-                ensure(
-                    seen["syscall 227 0 0"]["errno"].is_string(),
-                    "clock_settime succeeded",
-                )
+                ensure(seen["syscall 227 0 0"]["errno"].is_string(), "clock_settime succeeded")
             },
         ),
         test(
@@ -526,21 +457,15 @@ fn others() -> Vec<Test> {
             |lab| {
                 use std::os::unix::fs::MetadataExt;
                 let null = fs::File::open("/dev/null")?;
-                let before = (
-                    null.metadata()?.uid(),
-                    null.metadata()?.gid(),
-                    null.metadata()?.mode(),
-                );
+                let before =
+                    (null.metadata()?.uid(), null.metadata()?.gid(), null.metadata()?.mode());
                 let bundle = lab.bundle(&["exit 0"], user_namespace)?;
                 let _ = null.as_fd();
                 lab.call(&["run", "--bundle", bundle.path(), &bundle.id])
                     .shell("exec \"$@\" </dev/null >/dev/null 2>&1")
                     .output()?;
-                let after = (
-                    null.metadata()?.uid(),
-                    null.metadata()?.gid(),
-                    null.metadata()?.mode(),
-                );
+                let after =
+                    (null.metadata()?.uid(), null.metadata()?.gid(), null.metadata()?.mode());
                 eq("owner and mode of /dev/null", &after, &before)
             },
         ),

@@ -25,19 +25,12 @@ pub fn tests() -> Vec<Test> {
                     );
                 }
             })?;
-            eq(
-                "mount points",
-                &seen["list /data"].as_array().map_or(0, Vec::len),
-                &2000,
-            )
+            eq("mount points", &seen["list /data"].as_array().map_or(0, Vec::len), &2000)
         }),
         test(SECTION, "F5", "an environment of 1 MiB", |lab| {
             let seen = lab.report(|spec| {
                 for n in 0..256 {
-                    push(
-                        &mut spec["process"]["env"],
-                        json!(format!("V{n}={}", "x".repeat(4090))),
-                    );
+                    push(&mut spec["process"]["env"], json!(format!("V{n}={}", "x".repeat(4090))));
                 }
             })?;
             let count = seen["env"]
@@ -99,67 +92,43 @@ pub fn tests() -> Vec<Test> {
             let wanted = gids.clone();
             let seen =
                 lab.report(move |spec| spec["process"]["user"]["additionalGids"] = json!(gids))?;
-            let mut groups: Vec<u64> = seen["groups"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_u64)
-                .collect();
+            let mut groups: Vec<u64> =
+                seen["groups"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
             groups.retain(|gid| *gid != 0);
+            eq("groups", &groups, &wanted.into_iter().map(u64::from).collect())
+        }),
+        test(SECTION, "F24", "340 id mappings, the kernel's most", |lab| {
+            // The text of a map is at most one page as well, so the numbers are short ones.
+            let seen = lab.report(|spec| {
+                push(&mut spec["linux"]["namespaces"], json!({ "type": "user" }));
+                let maps: Vec<Value> = (0..340)
+                    .map(|n| json!({ "containerID": n, "hostID": 1000 + n * 2, "size": 1 }))
+                    .collect();
+                spec["linux"]["uidMappings"] = json!(maps);
+                spec["linux"]["gidMappings"] = json!(maps);
+            })?;
             eq(
-                "groups",
-                &groups,
-                &wanted.into_iter().map(u64::from).collect(),
+                "lines of uid_map",
+                &seen["uid_map"].as_str().unwrap_or_default().lines().count(),
+                &340,
             )
         }),
-        test(
-            SECTION,
-            "F24",
-            "340 id mappings, the kernel's most",
-            |lab| {
-                // The text of a map is at most one page as well, so the numbers are short ones.
-                let seen = lab.report(|spec| {
-                    push(&mut spec["linux"]["namespaces"], json!({ "type": "user" }));
-                    let maps: Vec<Value> = (0..340)
-                        .map(|n| json!({ "containerID": n, "hostID": 1000 + n * 2, "size": 1 }))
-                        .collect();
-                    spec["linux"]["uidMappings"] = json!(maps);
-                    spec["linux"]["gidMappings"] = json!(maps);
-                })?;
-                eq(
-                    "lines of uid_map",
-                    &seen["uid_map"].as_str().unwrap_or_default().lines().count(),
-                    &340,
-                )
-            },
-        ),
-        test(
-            SECTION,
-            "F60",
-            "500 masked and 500 read-only paths",
-            |lab| {
-                let bundle = lab.bundle(&["read /data/m499", "open-w /data/r499"], |spec| {
-                    let paths = |letter: &str| {
-                        (0..500)
-                            .map(|n| json!(format!("/data/{letter}{n}")))
-                            .collect::<Vec<_>>()
-                    };
-                    spec["linux"]["maskedPaths"] = json!(paths("m"));
-                    spec["linux"]["readonlyPaths"] = json!(paths("r"));
-                })?;
-                for n in 0..500 {
-                    fs::write(bundle.inside(&format!("/data/m{n}")), "secret")?;
-                    fs::write(bundle.inside(&format!("/data/r{n}")), "fixed")?;
-                }
-                let seen = lab.seen(&bundle)?;
-                same("masked", &seen["read /data/m499"], json!(""))?;
-                same(
-                    "read-only",
-                    &seen["open-w /data/r499"]["errno"],
-                    json!("EROFS"),
-                )
-            },
-        ),
+        test(SECTION, "F60", "500 masked and 500 read-only paths", |lab| {
+            let bundle = lab.bundle(&["read /data/m499", "open-w /data/r499"], |spec| {
+                let paths = |letter: &str| {
+                    (0..500).map(|n| json!(format!("/data/{letter}{n}"))).collect::<Vec<_>>()
+                };
+                spec["linux"]["maskedPaths"] = json!(paths("m"));
+                spec["linux"]["readonlyPaths"] = json!(paths("r"));
+            })?;
+            for n in 0..500 {
+                fs::write(bundle.inside(&format!("/data/m{n}")), "secret")?;
+                fs::write(bundle.inside(&format!("/data/r{n}")), "fixed")?;
+            }
+            let seen = lab.seen(&bundle)?;
+            same("masked", &seen["read /data/m499"], json!(""))?;
+            same("read-only", &seen["open-w /data/r499"]["errno"], json!("EROFS"))
+        }),
         test(
             SECTION,
             "F68",
@@ -180,13 +149,8 @@ pub fn tests() -> Vec<Test> {
                 })?;
                 mount_at(&seen, "/data/39")?;
                 for name in ["mnt", "pid", "ipc", "uts"] {
-                    let own = fs::read_link(format!("/proc/self/ns/{name}"))?
-                        .display()
-                        .to_string();
-                    ensure(
-                        seen["ns"][name] != json!(own),
-                        format!("{name} is the runtime's"),
-                    )?;
+                    let own = fs::read_link(format!("/proc/self/ns/{name}"))?.display().to_string();
+                    ensure(seen["ns"][name] != json!(own), format!("{name} is the runtime's"))?;
                 }
                 Ok(())
             },
@@ -197,10 +161,8 @@ pub fn tests() -> Vec<Test> {
             "numbers as 1e3 and escapes in strings are the same configuration",
             |lab| {
                 let bundle = lab.bundle(&["report"], |_| {})?;
-                let text = bundle
-                    .spec
-                    .to_string()
-                    .replace("\"cwd\":\"/\"", "\"cwd\":\"\\u002fdata\"");
+                let text =
+                    bundle.spec.to_string().replace("\"cwd\":\"/\"", "\"cwd\":\"\\u002fdata\"");
                 bundle.write_config(&format!("\n\n\t{text}\r\n"))?;
                 same("cwd", &lab.seen(&bundle)?["report"]["cwd"], json!("/data"))
             },

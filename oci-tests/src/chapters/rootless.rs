@@ -24,77 +24,51 @@ pub fn tests() -> Vec<Test> {
             |lab| {
                 let seen = seen(lab, &["report"], |_| {})?["report"].take();
                 same("uids", &seen["uids"], json!([0, 0, 0]))?;
-                let map: Vec<&str> = seen["uid_map"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .split_whitespace()
-                    .collect();
+                let map: Vec<&str> =
+                    seen["uid_map"].as_str().unwrap_or_default().split_whitespace().collect();
                 eq("uid_map", &map, &vec!["0", "12345", "1"])
             },
         ),
-        test(
-            SECTION,
-            "F25",
-            "files that its root makes belong to the user",
-            |lab| {
-                let bundle = bundle(lab, &["write /data/x 1"], |_| {})?;
-                run(lab, &bundle)?;
-                let owner =
-                    std::os::unix::fs::MetadataExt::uid(&fs::metadata(bundle.inside("/data/x"))?);
-                eq("owner", &owner, &USER)
-            },
-        ),
-        test(
-            SECTION,
-            "F25",
-            "the default devices work, by bind mounts",
-            |lab| {
-                let seen = seen(lab, &["write /dev/null x", "open-r /dev/urandom"], |_| {})?;
-                same("/dev/null", &seen["write /dev/null x"], json!("ok"))?;
-                same("/dev/urandom", &seen["open-r /dev/urandom"], json!("ok"))
-            },
-        ),
+        test(SECTION, "F25", "files that its root makes belong to the user", |lab| {
+            let bundle = bundle(lab, &["write /data/x 1"], |_| {})?;
+            run(lab, &bundle)?;
+            let owner =
+                std::os::unix::fs::MetadataExt::uid(&fs::metadata(bundle.inside("/data/x"))?);
+            eq("owner", &owner, &USER)
+        }),
+        test(SECTION, "F25", "the default devices work, by bind mounts", |lab| {
+            let seen = seen(lab, &["write /dev/null x", "open-r /dev/urandom"], |_| {})?;
+            same("/dev/null", &seen["write /dev/null x"], json!("ok"))?;
+            same("/dev/urandom", &seen["open-r /dev/urandom"], json!("ok"))
+        }),
         test(
             SECTION,
             "F180",
             "limits that nobody asked for do not fail for want of cgroup rights",
             |lab| seen(lab, &["report"], |_| {}).map(drop),
         ),
-        test(
-            SECTION,
-            "F25",
-            "create, start, state, kill and delete work",
-            |lab| {
-                let bundle = bundle(lab, &["exit 0"], |_| {})?;
-                for words in [
-                    vec!["create", "--bundle", bundle.path(), &bundle.id],
-                    vec!["state", &bundle.id],
-                    vec!["start", &bundle.id],
-                    vec!["delete", "--force", &bundle.id],
-                ] {
-                    let output = call(lab, &words)?;
-                    excuse(&output)?;
-                    ensure(
-                        output.code == Some(0),
-                        format!("{}: {}", words[0], output.brief()),
-                    )?;
-                }
-                Ok(())
-            },
-        ),
-        test(
-            SECTION,
-            "F25",
-            "a mapping of ids that the user does not own is an error",
-            |lab| {
-                let bundle = bundle(lab, &["report"], |spec| {
-                    spec["linux"]["uidMappings"] =
-                        json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
-                })?;
-                let output = call(lab, &["run", "--bundle", bundle.path(), &bundle.id])?;
-                ensure(output.code != Some(0), "a user mapped root")
-            },
-        ),
+        test(SECTION, "F25", "create, start, state, kill and delete work", |lab| {
+            let bundle = bundle(lab, &["exit 0"], |_| {})?;
+            for words in [
+                vec!["create", "--bundle", bundle.path(), &bundle.id],
+                vec!["state", &bundle.id],
+                vec!["start", &bundle.id],
+                vec!["delete", "--force", &bundle.id],
+            ] {
+                let output = call(lab, &words)?;
+                excuse(&output)?;
+                ensure(output.code == Some(0), format!("{}: {}", words[0], output.brief()))?;
+            }
+            Ok(())
+        }),
+        test(SECTION, "F25", "a mapping of ids that the user does not own is an error", |lab| {
+            let bundle = bundle(lab, &["report"], |spec| {
+                spec["linux"]["uidMappings"] =
+                    json!([{ "containerID": 0, "hostID": 0, "size": 1 }]);
+            })?;
+            let output = call(lab, &["run", "--bundle", bundle.path(), &bundle.id])?;
+            ensure(output.code != Some(0), "a user mapped root")
+        }),
         test(
             SECTION,
             "F25",
@@ -125,20 +99,15 @@ pub fn tests() -> Vec<Test> {
                 refused_with("write", &seen["write /data/x 1"], &["EROFS", "EACCES"])
             },
         ),
-        test(
-            SECTION,
-            "F25",
-            "hostname, masked and read-only paths work",
-            |lab| {
-                let seen = seen(lab, &["report", "read /proc/version"], |spec| {
-                    spec["hostname"] = json!("rootless");
-                    spec["linux"]["maskedPaths"] = json!(["/proc/version"]);
-                    spec["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
-                })?;
-                same("hostname", &seen["report"]["hostname"], json!("rootless"))?;
-                same("masked", &seen["read /proc/version"], json!(""))
-            },
-        ),
+        test(SECTION, "F25", "hostname, masked and read-only paths work", |lab| {
+            let seen = seen(lab, &["report", "read /proc/version"], |spec| {
+                spec["hostname"] = json!("rootless");
+                spec["linux"]["maskedPaths"] = json!(["/proc/version"]);
+                spec["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
+            })?;
+            same("hostname", &seen["report"]["hostname"], json!("rootless"))?;
+            same("masked", &seen["read /proc/version"], json!(""))
+        }),
         test(SECTION, "F25", "a seccomp filter works", |lab| {
             let seen = seen(lab, &["syscall 140 0 0"], |spec| {
                 spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW",
@@ -172,19 +141,13 @@ fn bundle(lab: &Lab, steps: &[&str], edit: impl FnOnce(&mut Value)) -> Res<Bundl
 
 fn call(lab: &Lab, words: &[&str]) -> Res<Output> {
     let run = lab.dir.join("run").display().to_string();
-    lab.call(words)
-        .user(USER)
-        .env("XDG_RUNTIME_DIR", &run)
-        .env("HOME", &run)
-        .output()
+    lab.call(words).user(USER).env("XDG_RUNTIME_DIR", &run).env("HOME", &run).output()
 }
 
 /// Skips by name what a runtime cannot do without a session of systemd or without any cgroup.
 fn excuse(output: &Output) -> Res {
     if output.code != Some(0)
-        && ["sd-bus", "rootless needs", "cgroup"]
-            .iter()
-            .any(|word| output.err.contains(word))
+        && ["sd-bus", "rootless needs", "cgroup"].iter().any(|word| output.err.contains(word))
     {
         return skip(format!(
             "this runtime needs cgroup rights for an ordinary user: {}",

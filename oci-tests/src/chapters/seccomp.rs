@@ -38,33 +38,20 @@ const CHILD: &str = "syscall-in-child 140 0 0";
 fn actions() -> Vec<Test> {
     let errno = |text: &'static str, rules: fn() -> Value, wanted: &'static str| {
         test(SECTION, "F52 F53", text, move |lab| {
-            refused_with(
-                "getpriority",
-                &with(lab, profile(rules()), &[CALL])?[CALL],
-                &[wanted],
-            )
+            refused_with("getpriority", &with(lab, profile(rules()), &[CALL])?[CALL], &[wanted])
         })
     };
     let signal = |action: &'static str, wanted: i32| {
-        test(
-            SECTION,
-            "F52",
-            format!("{action} ends the caller with signal {wanted}"),
-            move |lab| {
-                same(
-                    "child",
-                    &with(lab, profile(rule(action)), &[CHILD])?[CHILD],
-                    json!({ "signal": wanted }),
-                )
-            },
-        )
+        test(SECTION, "F52", format!("{action} ends the caller with signal {wanted}"), move |lab| {
+            same(
+                "child",
+                &with(lab, profile(rule(action)), &[CHILD])?[CHILD],
+                json!({ "signal": wanted }),
+            )
+        })
     };
     vec![
-        errno(
-            "SCMP_ACT_ERRNO gives EPERM by default",
-            || rule("SCMP_ACT_ERRNO"),
-            "EPERM",
-        ),
+        errno("SCMP_ACT_ERRNO gives EPERM by default", || rule("SCMP_ACT_ERRNO"), "EPERM"),
         errno(
             "SCMP_ACT_ERRNO gives errnoRet",
             || json!([{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38 }]),
@@ -82,61 +69,37 @@ fn actions() -> Vec<Test> {
         signal("SCMP_ACT_KILL_THREAD", 31),
         signal("SCMP_ACT_KILL_PROCESS", 31),
         signal("SCMP_ACT_TRAP", 31),
-        test(
-            SECTION,
-            "F52",
-            "SCMP_ACT_LOG lets the call through",
-            |lab| {
-                let seen = with(lab, profile(rule("SCMP_ACT_LOG")), &[CALL])?;
-                ensure(
-                    seen[CALL]["value"].is_i64(),
-                    format!("getpriority gave {}", seen[CALL]),
-                )
-            },
-        ),
+        test(SECTION, "F52", "SCMP_ACT_LOG lets the call through", |lab| {
+            let seen = with(lab, profile(rule("SCMP_ACT_LOG")), &[CALL])?;
+            ensure(seen[CALL]["value"].is_i64(), format!("getpriority gave {}", seen[CALL]))
+        }),
         test(
             SECTION,
             "F52",
             "SCMP_ACT_ALLOW in a rule lets the call through a default of ERRNO",
             |lab| {
-                let seen = with(
-                    lab,
-                    everything_but(&["setpriority"]),
-                    &[CALL, "syscall 141 0 0 0"],
-                )?;
-                ensure(
-                    seen[CALL]["value"].is_i64(),
-                    format!("getpriority gave {}", seen[CALL]),
-                )?;
+                let seen =
+                    with(lab, everything_but(&["setpriority"]), &[CALL, "syscall 141 0 0 0"])?;
+                ensure(seen[CALL]["value"].is_i64(), format!("getpriority gave {}", seen[CALL]))?;
                 refused_with("setpriority", &seen["syscall 141 0 0 0"], &["EPERM"])
             },
         ),
-        test(
-            SECTION,
-            "F52",
-            "SCMP_ACT_TRACE without a tracer gives ENOSYS",
-            |lab| {
-                refused_with(
-                    "getpriority",
-                    &with(lab, profile(rule("SCMP_ACT_TRACE")), &[CALL])?[CALL],
-                    &["ENOSYS"],
-                )
-            },
-        ),
-        test(
-            SECTION,
-            "F53",
-            "defaultErrnoRet is the default action's errno",
-            |lab| {
-                let mut seccomp = everything_but(&["setpriority"]);
-                seccomp["defaultErrnoRet"] = json!(13);
-                refused_with(
-                    "setpriority",
-                    &with(lab, seccomp, &["syscall 141 0 0 0"])?["syscall 141 0 0 0"],
-                    &["EACCES"],
-                )
-            },
-        ),
+        test(SECTION, "F52", "SCMP_ACT_TRACE without a tracer gives ENOSYS", |lab| {
+            refused_with(
+                "getpriority",
+                &with(lab, profile(rule("SCMP_ACT_TRACE")), &[CALL])?[CALL],
+                &["ENOSYS"],
+            )
+        }),
+        test(SECTION, "F53", "defaultErrnoRet is the default action's errno", |lab| {
+            let mut seccomp = everything_but(&["setpriority"]);
+            seccomp["defaultErrnoRet"] = json!(13);
+            refused_with(
+                "setpriority",
+                &with(lab, seccomp, &["syscall 141 0 0 0"])?["syscall 141 0 0 0"],
+                &["EACCES"],
+            )
+        }),
         test(
             SECTION,
             "F54",
@@ -144,11 +107,8 @@ fn actions() -> Vec<Test> {
             |lab| {
                 // Programs probe for new calls; EPERM breaks them (the clone3 and faccessat2 stories). The
                 // specification only says what unknown names do, so this is a quality.
-                let seen = with(
-                    lab,
-                    everything_but(&["setpriority"]),
-                    &["syscall 460", "syscall 461"],
-                )?;
+                let seen =
+                    with(lab, everything_but(&["setpriority"]), &["syscall 460", "syscall 461"])?;
                 lab.quality(
                     seen["syscall 461"]["errno"] == "ENOSYS",
                     format!("call 461 gave {}", seen["syscall 461"]),
@@ -160,10 +120,8 @@ fn actions() -> Vec<Test> {
 
 /// A default of ERRNO and a long list of allowed calls, as engines write it, without `denied`.
 fn everything_but(denied: &[&str]) -> Value {
-    let names: Vec<&str> = ALLOWED
-        .split_whitespace()
-        .filter(|name| !denied.contains(name))
-        .collect();
+    let names: Vec<&str> =
+        ALLOWED.split_whitespace().filter(|name| !denied.contains(name)).collect();
     json!({
         "defaultAction": "SCMP_ACT_ERRNO",
         "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
@@ -211,10 +169,7 @@ fn conditions() -> Vec<Test> {
             move |lab| {
                 let rules = json!([{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99,
                 "args": [{ "index": 1, "value": value, "valueTwo": two, "op": op }] }]);
-                let (hit, miss) = (
-                    format!("syscall 140 0 {hit}"),
-                    format!("syscall 140 0 {miss}"),
-                );
+                let (hit, miss) = (format!("syscall 140 0 {hit}"), format!("syscall 140 0 {miss}"));
                 let seen = with(lab, profile(rules), &[&hit, &miss])?;
                 let errno = "EADDRNOTAVAIL";
                 refused_with("the call that matches", &seen[&hit], &[errno])?;
@@ -234,25 +189,17 @@ fn conditions() -> Vec<Test> {
         refused_with("both", &seen[steps[0]], &["EADDRNOTAVAIL"])?;
         ensure(steps[1..].iter().all(|step| seen[*step]["errno"] != "EADDRNOTAVAIL"), format!("saw {seen}"))
     }));
-    tests.push(test(
-        SECTION,
-        "F52",
-        "several rules for one call: any may match",
-        |lab| {
-            let rule = |value: u64| {
-                json!({ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99,
+    tests.push(test(SECTION, "F52", "several rules for one call: any may match", |lab| {
+        let rule = |value: u64| {
+            json!({ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99,
             "args": [{ "index": 1, "value": value, "op": "SCMP_CMP_EQ" }] })
-            };
-            let steps = ["syscall 140 0 5", "syscall 140 0 6", "syscall 140 0 7"];
-            let seen = with(lab, profile(json!([rule(5), rule(6)])), &steps)?;
-            refused_with("first", &seen[steps[0]], &["EADDRNOTAVAIL"])?;
-            refused_with("second", &seen[steps[1]], &["EADDRNOTAVAIL"])?;
-            ensure(
-                seen[steps[2]]["errno"] != "EADDRNOTAVAIL",
-                format!("saw {seen}"),
-            )
-        },
-    ));
+        };
+        let steps = ["syscall 140 0 5", "syscall 140 0 6", "syscall 140 0 7"];
+        let seen = with(lab, profile(json!([rule(5), rule(6)])), &steps)?;
+        refused_with("first", &seen[steps[0]], &["EADDRNOTAVAIL"])?;
+        refused_with("second", &seen[steps[1]], &["EADDRNOTAVAIL"])?;
+        ensure(seen[steps[2]]["errno"] != "EADDRNOTAVAIL", format!("saw {seen}"))
+    }));
     tests
 }
 
@@ -261,23 +208,16 @@ fn invalid() -> Vec<Test> {
         test(SECTION, "F52", format!("{name} is an error"), move |lab| {
             let mut seccomp = profile(rule("SCMP_ACT_ERRNO"));
             edit(&mut seccomp);
-            lab.refused(|spec| spec["linux"]["seccomp"] = seccomp)
-                .map(drop)
+            lab.refused(|spec| spec["linux"]["seccomp"] = seccomp).map(drop)
         })
     };
     vec![
-        bad("an unknown action", |s| {
-            s["syscalls"][0]["action"] = json!("SCMP_ACT_MAYBE")
-        }),
-        bad("an unknown default action", |s| {
-            s["defaultAction"] = json!("SCMP_ACT_MAYBE")
-        }),
+        bad("an unknown action", |s| s["syscalls"][0]["action"] = json!("SCMP_ACT_MAYBE")),
+        bad("an unknown default action", |s| s["defaultAction"] = json!("SCMP_ACT_MAYBE")),
         bad("a missing default action", |s| {
             s.as_object_mut().map(|s| s.remove("defaultAction"));
         }),
-        bad("an unknown architecture", |s| {
-            s["architectures"] = json!(["SCMP_ARCH_Z80"])
-        }),
+        bad("an unknown architecture", |s| s["architectures"] = json!(["SCMP_ARCH_Z80"])),
         bad("an unknown operator", |s| {
             s["syscalls"][0]["args"] =
                 json!([{ "index": 0, "value": 1, "op": "SCMP_CMP_ROUGHLY" }]);
@@ -285,35 +225,21 @@ fn invalid() -> Vec<Test> {
         bad("an argument index of 6", |s| {
             s["syscalls"][0]["args"] = json!([{ "index": 6, "value": 1, "op": "SCMP_CMP_EQ" }]);
         }),
-        bad("an unknown flag", |s| {
-            s["flags"] = json!(["SECCOMP_FILTER_FLAG_MAGIC"])
-        }),
-        test(
-            SECTION,
-            "F53",
-            "errnoRet with an action that has no errno is an error",
-            |lab| {
-                // "When the action doesn't support an errno, the runtime MUST print and error and fail."
-                lab.refused(|spec| {
+        bad("an unknown flag", |s| s["flags"] = json!(["SECCOMP_FILTER_FLAG_MAGIC"])),
+        test(SECTION, "F53", "errnoRet with an action that has no errno is an error", |lab| {
+            // "When the action doesn't support an errno, the runtime MUST print and error and fail."
+            lab.refused(|spec| {
                 spec["ociVersion"] = json!("1.1.0");
-                spec["linux"]["seccomp"] = profile(json!([{ "names": ["getpriority"], "action": "SCMP_ACT_KILL", "errnoRet": 5 }]));
+                spec["linux"]["seccomp"] = profile(
+                    json!([{ "names": ["getpriority"], "action": "SCMP_ACT_KILL", "errnoRet": 5 }]),
+                );
             })
             .map(drop)
-            },
-        ),
-        test(
-            SECTION,
-            "F54",
-            "an unknown name of a system call is skipped",
-            |lab| {
-                let rules = json!([{ "names": ["call_of_the_future", "getpriority"], "action": "SCMP_ACT_ERRNO" }]);
-                refused_with(
-                    "getpriority",
-                    &with(lab, profile(rules), &[CALL])?[CALL],
-                    &["EPERM"],
-                )
-            },
-        ),
+        }),
+        test(SECTION, "F54", "an unknown name of a system call is skipped", |lab| {
+            let rules = json!([{ "names": ["call_of_the_future", "getpriority"], "action": "SCMP_ACT_ERRNO" }]);
+            refused_with("getpriority", &with(lab, profile(rules), &[CALL])?[CALL], &["EPERM"])
+        }),
     ]
 }
 
@@ -324,9 +250,8 @@ fn whole() -> Vec<Test> {
                 json!([{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO", "errnoRet": 99 }]),
             );
             seccomp["architectures"] = json!(architectures);
-            let bundle = lab.bundle(&["run /bin/i386"], |spec| {
-                spec["linux"]["seccomp"] = seccomp
-            })?;
+            let bundle =
+                lab.bundle(&["run /bin/i386"], |spec| spec["linux"]["seccomp"] = seccomp)?;
             // getpriority is call 96 of i386.
             std::fs::write(bundle.inside("/bin/i386"), elf32::one_call(96))?;
             std::fs::set_permissions(
@@ -378,25 +303,17 @@ fn whole() -> Vec<Test> {
                     std::os::unix::fs::PermissionsExt::from_mode(0o755),
                 )?;
                 let seen = lab.seen(&bundle)?["run /bin/i386"].take();
-                ensure(
-                    seen["code"] != json!(0),
-                    format!("the 32-bit program ended with {seen}"),
-                )
+                ensure(seen["code"] != json!(0), format!("the 32-bit program ended with {seen}"))
             },
         ),
-        test(
-            SECTION,
-            "F57",
-            "calls by X32 numbers are not a way around a rule",
-            |lab| {
-                let step = format!("syscall-in-child {} 0 0", 0x4000_0000 + 140);
-                let seen = with(lab, profile(rule("SCMP_ACT_ERRNO")), &[&step])?;
-                ensure(
-                    seen[&step] != json!({ "code": 0 }),
-                    format!("the X32 call gave {}", seen[&step]),
-                )
-            },
-        ),
+        test(SECTION, "F57", "calls by X32 numbers are not a way around a rule", |lab| {
+            let step = format!("syscall-in-child {} 0 0", 0x4000_0000 + 140);
+            let seen = with(lab, profile(rule("SCMP_ACT_ERRNO")), &[&step])?;
+            ensure(
+                seen[&step] != json!({ "code": 0 }),
+                format!("the X32 call gave {}", seen[&step]),
+            )
+        }),
         test(
             SECTION,
             "F10",
@@ -404,11 +321,7 @@ fn whole() -> Vec<Test> {
             |lab| {
                 let seen = with(lab, profile(rule("SCMP_ACT_ERRNO")), &["report"])?;
                 same("Seccomp", &seen["report"]["status"]["Seccomp"], json!("2"))?;
-                same(
-                    "NoNewPrivs",
-                    &seen["report"]["status"]["NoNewPrivs"],
-                    json!("0"),
-                )
+                same("NoNewPrivs", &seen["report"]["status"]["NoNewPrivs"], json!("0"))
             },
         ),
         test(
@@ -436,28 +349,15 @@ fn whole() -> Vec<Test> {
                     capabilities(spec, &[], &[]);
                     spec["linux"]["seccomp"] = profile(rule("SCMP_ACT_ERRNO"));
                 })?;
-                same(
-                    "NoNewPrivs",
-                    &seen["report"]["status"]["NoNewPrivs"],
-                    json!("0"),
-                )?;
-                same(
-                    "CapEff",
-                    &seen["report"]["status"]["CapEff"],
-                    json!("0000000000000000"),
-                )?;
+                same("NoNewPrivs", &seen["report"]["status"]["NoNewPrivs"], json!("0"))?;
+                same("CapEff", &seen["report"]["status"]["CapEff"], json!("0000000000000000"))?;
                 refused_with("getpriority", &seen[CALL], &["EPERM"])
             },
         ),
-        test(
-            SECTION,
-            "F52",
-            "no seccomp in the configuration means no filter",
-            |lab| {
-                let seen = lab.report(|_| {})?;
-                same("Seccomp", &seen["status"]["Seccomp"], json!("0"))
-            },
-        ),
+        test(SECTION, "F52", "no seccomp in the configuration means no filter", |lab| {
+            let seen = lab.report(|_| {})?;
+            same("Seccomp", &seen["status"]["Seccomp"], json!("0"))
+        }),
         test(
             SECTION,
             "F52",
@@ -473,45 +373,22 @@ fn whole() -> Vec<Test> {
                 same("uids", &seen["report"]["uids"], json!([1000, 1000, 1000]))
             },
         ),
-        test(
-            SECTION,
-            "F55",
-            "flags LOG and SPEC_ALLOW are accepted",
-            |lab| {
-                let mut seccomp = profile(rule("SCMP_ACT_ERRNO"));
-                seccomp["flags"] =
-                    json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]);
-                refused_with(
-                    "getpriority",
-                    &with(lab, seccomp, &[CALL])?[CALL],
-                    &["EPERM"],
-                )
-            },
-        ),
+        test(SECTION, "F55", "flags LOG and SPEC_ALLOW are accepted", |lab| {
+            let mut seccomp = profile(rule("SCMP_ACT_ERRNO"));
+            seccomp["flags"] = json!(["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"]);
+            refused_with("getpriority", &with(lab, seccomp, &[CALL])?[CALL], &["EPERM"])
+        }),
         test(SECTION, "F55", "flag TSYNC is accepted", |lab| {
             let mut seccomp = profile(rule("SCMP_ACT_ERRNO"));
             seccomp["flags"] = json!(["SECCOMP_FILTER_FLAG_TSYNC"]);
-            refused_with(
-                "getpriority",
-                &with(lab, seccomp, &[CALL])?[CALL],
-                &["EPERM"],
-            )
+            refused_with("getpriority", &with(lab, seccomp, &[CALL])?[CALL], &["EPERM"])
         }),
-        test(
-            SECTION,
-            "F186",
-            "a process started by exec is under the filter",
-            |lab| {
-                let container =
-                    lab.running(|spec| spec["linux"]["seccomp"] = profile(rule("SCMP_ACT_ERRNO")))?;
-                refused_with(
-                    "getpriority",
-                    &container.exec(&[], &[CALL])?[CALL],
-                    &["EPERM"],
-                )?;
-                container.end()
-            },
-        ),
+        test(SECTION, "F186", "a process started by exec is under the filter", |lab| {
+            let container =
+                lab.running(|spec| spec["linux"]["seccomp"] = profile(rule("SCMP_ACT_ERRNO")))?;
+            refused_with("getpriority", &container.exec(&[], &[CALL])?[CALL], &["EPERM"])?;
+            container.end()
+        }),
         test(
             SECTION,
             "F52",

@@ -28,54 +28,38 @@ pub fn tests() -> Vec<Test> {
                 let state: Value = serde_json::from_slice(&delivery.payload).unwrap_or_default();
                 same("fds", &state["fds"], json!(["seccompFd"]))?;
                 same("metadata", &state["metadata"], json!("metadata"))?;
-                ensure(
-                    state["ociVersion"].is_string(),
-                    format!("no ociVersion in {state}"),
-                )?;
+                ensure(state["ociVersion"].is_string(), format!("no ociVersion in {state}"))?;
                 same("pid", &state["pid"], json!(container.pid()))?;
                 same("state.id", &state["state"]["id"], json!(container.id))?;
-                same(
-                    "state.bundle",
-                    &state["state"]["bundle"],
-                    json!(container.dir),
-                )?;
+                same("state.bundle", &state["state"]["bundle"], json!(container.dir))?;
                 same("state.status", &state["state"]["status"], json!("creating"))?;
                 container.end()
             },
         ),
-        test(
-            SECTION,
-            "F56",
-            "the agent answers the container's calls",
-            |lab| {
-                let (mut container, delivery) = created(lab, "")?;
-                let Some(delivery) = delivery else {
-                    return fail("nobody connected to the listener");
-                };
-                let listener = delivery.fds[0].as_fd();
-                let request = sys::seccomp_receive(listener)?;
-                eq("call", &request.number, &140)?;
-                ensure(request.pid > 0, "the request has no pid")?;
-                sys::seccomp_answer(listener, request.id, Some(Ok(77)))?;
-                let request = sys::seccomp_receive(listener)?;
-                sys::seccomp_answer(listener, request.id, Some(Err(libc::ENOTTY)))?;
-                let request = sys::seccomp_receive(listener)?;
-                sys::seccomp_answer(listener, request.id, None)?;
-                let seen = container.seen()?;
-                same("first answer", &seen["syscall 140 0 0"]["value"], json!(77))?;
-                same(
-                    "second answer",
-                    &seen["syscall 140 0 1"]["errno"],
-                    json!("ENOTTY"),
-                )?;
-                ensure(
-                    seen["syscall 140 0 2"]["errno"] != "ENOTTY",
-                    "the third call did not continue",
-                )?;
-                container.wait()?;
-                container.delete()
-            },
-        ),
+        test(SECTION, "F56", "the agent answers the container's calls", |lab| {
+            let (mut container, delivery) = created(lab, "")?;
+            let Some(delivery) = delivery else {
+                return fail("nobody connected to the listener");
+            };
+            let listener = delivery.fds[0].as_fd();
+            let request = sys::seccomp_receive(listener)?;
+            eq("call", &request.number, &140)?;
+            ensure(request.pid > 0, "the request has no pid")?;
+            sys::seccomp_answer(listener, request.id, Some(Ok(77)))?;
+            let request = sys::seccomp_receive(listener)?;
+            sys::seccomp_answer(listener, request.id, Some(Err(libc::ENOTTY)))?;
+            let request = sys::seccomp_receive(listener)?;
+            sys::seccomp_answer(listener, request.id, None)?;
+            let seen = container.seen()?;
+            same("first answer", &seen["syscall 140 0 0"]["value"], json!(77))?;
+            same("second answer", &seen["syscall 140 0 1"]["errno"], json!("ENOTTY"))?;
+            ensure(
+                seen["syscall 140 0 2"]["errno"] != "ENOTTY",
+                "the third call did not continue",
+            )?;
+            container.wait()?;
+            container.delete()
+        }),
         test(
             SECTION,
             "F56",
@@ -85,51 +69,33 @@ pub fn tests() -> Vec<Test> {
                 lab.refused(|spec| profile(spec, &path, "")).map(drop)
             },
         ),
-        test(
-            SECTION,
-            "F56",
-            "without SCMP_ACT_NOTIFY the listener is not called",
-            |lab| {
-                let agent = Agent::listen(&lab.dir.join("listener"))?;
-                lab.probe(&["report"], |spec| {
-                    profile(spec, agent.path(), "");
-                    spec["linux"]["seccomp"]["syscalls"][0]["action"] = json!("SCMP_ACT_ERRNO");
-                })?;
-                ensure(!agent.called()?, "somebody connected to the listener")
-            },
-        ),
-        test(
-            SECTION,
-            "F56",
-            "SCMP_ACT_NOTIFY without a listenerPath is an error",
-            |lab| {
-                lab.refused(|spec| {
-                    profile(spec, "", "");
-                    spec["linux"]["seccomp"]
-                        .as_object_mut()
-                        .map(|seccomp| seccomp.remove("listenerPath"));
-                })
-                .map(drop)
-            },
-        ),
-        test(
-            SECTION,
-            "F56",
-            "listenerMetadata without listenerPath is an error",
-            |lab| {
-                let refused = lab.refused(|spec| {
-                    profile(spec, "", "x");
-                    spec["linux"]["seccomp"]["syscalls"][0]["action"] = json!("SCMP_ACT_ERRNO");
-                    spec["linux"]["seccomp"]
-                        .as_object_mut()
-                        .map(|seccomp| seccomp.remove("listenerPath"));
-                });
-                lab.quality(
-                    refused.is_ok(),
-                    "listenerMetadata without listenerPath is accepted",
-                )
-            },
-        ),
+        test(SECTION, "F56", "without SCMP_ACT_NOTIFY the listener is not called", |lab| {
+            let agent = Agent::listen(&lab.dir.join("listener"))?;
+            lab.probe(&["report"], |spec| {
+                profile(spec, agent.path(), "");
+                spec["linux"]["seccomp"]["syscalls"][0]["action"] = json!("SCMP_ACT_ERRNO");
+            })?;
+            ensure(!agent.called()?, "somebody connected to the listener")
+        }),
+        test(SECTION, "F56", "SCMP_ACT_NOTIFY without a listenerPath is an error", |lab| {
+            lab.refused(|spec| {
+                profile(spec, "", "");
+                spec["linux"]["seccomp"]
+                    .as_object_mut()
+                    .map(|seccomp| seccomp.remove("listenerPath"));
+            })
+            .map(drop)
+        }),
+        test(SECTION, "F56", "listenerMetadata without listenerPath is an error", |lab| {
+            let refused = lab.refused(|spec| {
+                profile(spec, "", "x");
+                spec["linux"]["seccomp"]["syscalls"][0]["action"] = json!("SCMP_ACT_ERRNO");
+                spec["linux"]["seccomp"]
+                    .as_object_mut()
+                    .map(|seccomp| seccomp.remove("listenerPath"));
+            });
+            lab.quality(refused.is_ok(), "listenerMetadata without listenerPath is accepted")
+        }),
         test(
             "config-linux#seccomp",
             "F52",
@@ -156,29 +122,19 @@ pub fn tests() -> Vec<Test> {
                 lab.quality(refused.is_ok(), "notify as the default action is accepted")
             },
         ),
-        test(
-            SECTION,
-            "F55",
-            "flag WAIT_KILLABLE_RECV is accepted with a listener",
-            |lab| {
-                let agent = Agent::listen(&lab.dir.join("listener"))?;
-                let bundle = lab.bundle(&["pause"], |spec| {
-                    profile(spec, agent.path(), "");
-                    spec["linux"]["seccomp"]["flags"] =
-                        json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]);
-                })?;
-                let output = lab
-                    .call(&["create", "--bundle", bundle.path(), &bundle.id])
-                    .output()?;
-                if output.code != Some(0) && lab.kind != crate::lab::Kind::Bulkhead {
-                    return skip(format!(
-                        "this runtime's libseccomp is older: {}",
-                        output.brief()
-                    ));
-                }
-                eq("create", &output.code, &Some(0))
-            },
-        ),
+        test(SECTION, "F55", "flag WAIT_KILLABLE_RECV is accepted with a listener", |lab| {
+            let agent = Agent::listen(&lab.dir.join("listener"))?;
+            let bundle = lab.bundle(&["pause"], |spec| {
+                profile(spec, agent.path(), "");
+                spec["linux"]["seccomp"]["flags"] =
+                    json!(["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]);
+            })?;
+            let output = lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
+            if output.code != Some(0) && lab.kind != crate::lab::Kind::Bulkhead {
+                return skip(format!("this runtime's libseccomp is older: {}", output.brief()));
+            }
+            eq("create", &output.code, &Some(0))
+        }),
     ]
 }
 

@@ -18,33 +18,21 @@ const MOMENTS: u32 = 12;
 /// Tests of this chapter.
 pub fn tests() -> Vec<Test> {
     vec![
-        test(SECTION, "F160", "the runtime killed during create", |lab| {
-            rounds(lab, create_killed)
+        test(SECTION, "F160", "the runtime killed during create", |lab| rounds(lab, create_killed)),
+        test(SECTION, "F160", "the runtime killed during create, with hooks and mounts", |lab| {
+            let heavy = |lab: &Lab, part: f64| {
+                let bundle = lab.bundle(&["pause"], |spec| {
+                    for n in 0..10 {
+                        mount(spec, &format!("/data/{n}"), "tmpfs", "tmpfs", &[]);
+                    }
+                    spec["hooks"] =
+                        serde_json::json!({ "createRuntime": [{ "path": "/bin/true" }] });
+                })?;
+                killed(lab, &bundle, &["create", "--bundle", bundle.path(), &bundle.id], part)?;
+                clean(lab, &bundle)
+            };
+            rounds(lab, heavy)
         }),
-        test(
-            SECTION,
-            "F160",
-            "the runtime killed during create, with hooks and mounts",
-            |lab| {
-                let heavy = |lab: &Lab, part: f64| {
-                    let bundle = lab.bundle(&["pause"], |spec| {
-                        for n in 0..10 {
-                            mount(spec, &format!("/data/{n}"), "tmpfs", "tmpfs", &[]);
-                        }
-                        spec["hooks"] =
-                            serde_json::json!({ "createRuntime": [{ "path": "/bin/true" }] });
-                    })?;
-                    killed(
-                        lab,
-                        &bundle,
-                        &["create", "--bundle", bundle.path(), &bundle.id],
-                        part,
-                    )?;
-                    clean(lab, &bundle)
-                };
-                rounds(lab, heavy)
-            },
-        ),
         test(SECTION, "F160", "the runtime killed during start", |lab| {
             rounds(lab, |lab, part| {
                 let bundle = lab.bundle(&["pause"], |_| {})?;
@@ -71,9 +59,8 @@ pub fn tests() -> Vec<Test> {
             |lab| {
                 let container = lab.running(|_| {})?;
                 for moment in 0..MOMENTS {
-                    let started = lab
-                        .call(&["exec", &container.id, "/bin/probe", "exit 0"])
-                        .spawn()?;
+                    let started =
+                        lab.call(&["exec", &container.id, "/bin/probe", "exit 0"]).spawn()?;
                     pause(30.0 * f64::from(moment) / f64::from(MOMENTS));
                     started.kill()?;
                 }
@@ -88,9 +75,8 @@ pub fn tests() -> Vec<Test> {
             |lab| {
                 rounds(lab, |lab, part| {
                     let bundle = lab.bundle(&["pause"], |_| {})?;
-                    let started = lab
-                        .call(&["create", "--bundle", bundle.path(), &bundle.id])
-                        .spawn()?;
+                    let started =
+                        lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).spawn()?;
                     pause(50.0 * part);
                     // Whatever is a child of the runtime at this moment.
                     for pid in children(started.child.id() as i32) {
@@ -101,19 +87,14 @@ pub fn tests() -> Vec<Test> {
                 })
             },
         ),
-        test(
-            SECTION,
-            "F160",
-            "the container's process killed while it waits for start",
-            |lab| {
-                let bundle = lab.bundle(&["pause"], |_| {})?;
-                let container = lab.create_from(&bundle)?;
-                kill(Pid::from_raw(container.pid()), Signal::SIGKILL)?;
-                container.wait()?;
-                container.expect("stopped")?;
-                clean(lab, &bundle)
-            },
-        ),
+        test(SECTION, "F160", "the container's process killed while it waits for start", |lab| {
+            let bundle = lab.bundle(&["pause"], |_| {})?;
+            let container = lab.create_from(&bundle)?;
+            kill(Pid::from_raw(container.pid()), Signal::SIGKILL)?;
+            container.wait()?;
+            container.expect("stopped")?;
+            clean(lab, &bundle)
+        }),
         test(
             SECTION,
             "F160",
@@ -143,21 +124,15 @@ fn rounds(lab: &Lab, round: impl Fn(&Lab, f64) -> Res) -> Res {
     }
     match failures.first() {
         None => Ok(()),
-        Some(first) => fail(format!(
-            "{} of {MOMENTS} rounds failed, the first: {first}",
-            failures.len()
-        )),
+        Some(first) => {
+            fail(format!("{} of {MOMENTS} rounds failed, the first: {first}", failures.len()))
+        }
     }
 }
 
 fn create_killed(lab: &Lab, part: f64) -> Res {
     let bundle = lab.bundle(&["pause"], |_| {})?;
-    killed(
-        lab,
-        &bundle,
-        &["create", "--bundle", bundle.path(), &bundle.id],
-        part,
-    )?;
+    killed(lab, &bundle, &["create", "--bundle", bundle.path(), &bundle.id], part)?;
     clean(lab, &bundle)
 }
 
@@ -176,9 +151,7 @@ fn pause(milliseconds: f64) {
 fn children(pid: i32) -> Vec<i32> {
     let text =
         std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_whitespace()
-        .filter_map(|word| word.parse().ok())
-        .collect()
+    text.split_whitespace().filter_map(|word| word.parse().ok()).collect()
 }
 
 /// `delete --force` must leave nothing of this id, and the id must work again.

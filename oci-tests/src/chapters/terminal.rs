@@ -61,23 +61,12 @@ fn terminals() -> Vec<Test> {
             "F152 F3",
             "the terminal's other end comes over the console socket, and works",
             |lab| {
-                let (container, mut terminal) = with_terminal(
-                    lab,
-                    &["stat /dev/console", "readlink /proc/self/fd/0"],
-                    None,
-                )?;
+                let (container, mut terminal) =
+                    with_terminal(lab, &["stat /dev/console", "readlink /proc/self/fd/0"], None)?;
                 container.start()?;
                 let seen = line(&mut terminal)?;
-                same(
-                    "type of /dev/console",
-                    &seen["stat /dev/console"]["type"],
-                    json!("c"),
-                )?;
-                has(
-                    "standard input",
-                    &seen["readlink /proc/self/fd/0"].to_string(),
-                    "/dev/",
-                )?;
+                same("type of /dev/console", &seen["stat /dev/console"]["type"], json!("c"))?;
+                has("standard input", &seen["readlink /proc/self/fd/0"].to_string(), "/dev/")?;
                 container.wait()?;
                 container.delete()
             },
@@ -103,57 +92,32 @@ fn terminals() -> Vec<Test> {
             "consoleSize is the terminal's size before the program starts",
             |lab| {
                 let (container, terminal) = with_terminal(lab, &["pause"], Some((99, 33)))?;
-                eq(
-                    "size at create",
-                    &sys::window_size(terminal.as_fd())?,
-                    &(99, 33),
-                )?;
+                eq("size at create", &sys::window_size(terminal.as_fd())?, &(99, 33))?;
                 container.end()
             },
         ),
-        test(
-            "config#process",
-            "F3",
-            "consoleSize without terminal is ignored",
-            |lab| {
-                lab.report(|spec| {
-                    spec["process"]["consoleSize"] = json!({ "width": 99, "height": 33 })
-                })
+        test("config#process", "F3", "consoleSize without terminal is ignored", |lab| {
+            lab.report(|spec| spec["process"]["consoleSize"] = json!({ "width": 99, "height": 33 }))
                 .map(drop)
-            },
-        ),
-        test(
-            section,
-            "F152",
-            "terminal without a console socket is an error of create",
-            |lab| {
-                lab.refused(|spec| spec["process"]["terminal"] = json!(true))
-                    .map(drop)
-            },
-        ),
-        test(
-            section,
-            "F152",
-            "a console socket without terminal is an error",
-            |lab| {
-                let agent = Agent::listen(&lab.dir.join("console"))?;
-                let bundle = lab.bundle(&["pause"], |_| {})?;
-                let output = lab
-                    .call(&[
-                        "create",
-                        "--console-socket",
-                        agent.path(),
-                        "--bundle",
-                        bundle.path(),
-                        &bundle.id,
-                    ])
-                    .output()?;
-                lab.quality(
-                    output.code != Some(0),
-                    "a console socket without a terminal is accepted",
-                )
-            },
-        ),
+        }),
+        test(section, "F152", "terminal without a console socket is an error of create", |lab| {
+            lab.refused(|spec| spec["process"]["terminal"] = json!(true)).map(drop)
+        }),
+        test(section, "F152", "a console socket without terminal is an error", |lab| {
+            let agent = Agent::listen(&lab.dir.join("console"))?;
+            let bundle = lab.bundle(&["pause"], |_| {})?;
+            let output = lab
+                .call(&[
+                    "create",
+                    "--console-socket",
+                    agent.path(),
+                    "--bundle",
+                    bundle.path(),
+                    &bundle.id,
+                ])
+                .output()?;
+            lab.quality(output.code != Some(0), "a console socket without a terminal is accepted")
+        }),
         test(
             section,
             "F152",
@@ -171,41 +135,33 @@ fn terminals() -> Vec<Test> {
                         &bundle.id,
                     ])
                     .output()?;
-                ensure(
-                    output.code.is_some_and(|code| code != 0),
-                    "create succeeded",
-                )?;
+                ensure(output.code.is_some_and(|code| code != 0), "create succeeded")?;
                 lab.nothing_left()
             },
         ),
-        test(
-            section,
-            "F152",
-            "exec --tty with a console socket has a terminal",
-            |lab| {
-                let container = lab.running(|_| {})?;
-                let agent = Agent::listen(&lab.dir.join("console"))?;
-                let started = lab
-                    .call(&[
-                        "exec",
-                        "--tty",
-                        "--detach",
-                        "--console-socket",
-                        agent.path(),
-                        &container.id,
-                        "/bin/probe",
-                        "open-rw /dev/tty",
-                    ])
-                    .spawn()?;
-                let delivery = agent.receive()?;
-                let Some(fd) = delivery.fds.into_iter().next() else {
-                    return fail("no descriptor");
-                };
-                let seen = line(&mut fs::File::from(fd))?;
-                eq("exec", &started.wait()?.code, &Some(0))?;
-                same("/dev/tty", &seen["open-rw /dev/tty"], json!("ok"))?;
-                container.end()
-            },
-        ),
+        test(section, "F152", "exec --tty with a console socket has a terminal", |lab| {
+            let container = lab.running(|_| {})?;
+            let agent = Agent::listen(&lab.dir.join("console"))?;
+            let started = lab
+                .call(&[
+                    "exec",
+                    "--tty",
+                    "--detach",
+                    "--console-socket",
+                    agent.path(),
+                    &container.id,
+                    "/bin/probe",
+                    "open-rw /dev/tty",
+                ])
+                .spawn()?;
+            let delivery = agent.receive()?;
+            let Some(fd) = delivery.fds.into_iter().next() else {
+                return fail("no descriptor");
+            };
+            let seen = line(&mut fs::File::from(fd))?;
+            eq("exec", &started.wait()?.code, &Some(0))?;
+            same("/dev/tty", &seen["open-rw /dev/tty"], json!("ok"))?;
+            container.end()
+        }),
     ]
 }

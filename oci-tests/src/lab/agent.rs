@@ -30,10 +30,7 @@ pub struct Delivery {
 impl Agent {
     /// Listens at `path`.
     pub fn listen(path: &Path) -> Res<Self> {
-        Ok(Self {
-            listener: UnixListener::bind(path)?,
-            path: path.to_owned(),
-        })
+        Ok(Self { listener: UnixListener::bind(path)?, path: path.to_owned() })
     }
 
     /// Where it listens.
@@ -52,11 +49,7 @@ impl Agent {
             return fail(format!("nobody connected to {}", self.path()));
         }
         let (stream, _) = self.listener.accept()?;
-        let mut delivery = Delivery {
-            payload: Vec::new(),
-            fds: Vec::new(),
-            with_fds: 0,
-        };
+        let mut delivery = Delivery { payload: Vec::new(), fds: Vec::new(), with_fds: 0 };
         loop {
             if !readable(&stream, DEADLINE)? {
                 return fail("the connection was not closed after the message");

@@ -24,9 +24,7 @@ pub const CAPABILITIES: [&str; 10] = [
 ];
 
 /// Directories that every root file system has.
-const DIRECTORIES: [&str; 9] = [
-    "bin", "dev", "etc", "home", "proc", "sys", "tmp", "data", "root",
-];
+const DIRECTORIES: [&str; 9] = ["bin", "dev", "etc", "home", "proc", "sys", "tmp", "data", "root"];
 
 /// A bundle on disk.
 pub struct Bundle {
@@ -50,10 +48,7 @@ impl Bundle {
         }
         fs::set_permissions(rootfs.join("tmp"), fs::Permissions::from_mode(0o1777))?;
         fs::hard_link(&lab.probe, rootfs.join("bin/probe"))?;
-        fs::write(
-            rootfs.join("etc/passwd"),
-            "root:x:0:0:root:/root:/bin/probe\n",
-        )?;
+        fs::write(rootfs.join("etc/passwd"), "root:x:0:0:root:/root:/bin/probe\n")?;
         let mut spec = minimal(&format!("{}/{id}", lab.cgroup_parent), steps);
         edit(&mut spec);
         let bundle = Self { id, dir, spec };
@@ -85,9 +80,7 @@ impl Bundle {
 
     /// The container's cgroup as its configuration names it.
     pub fn cgroup(&self) -> &str {
-        self.spec["linux"]["cgroupsPath"]
-            .as_str()
-            .unwrap_or_default()
+        self.spec["linux"]["cgroupsPath"].as_str().unwrap_or_default()
     }
 
     /// Gives the bundle to another user.

@@ -42,12 +42,7 @@ impl Output {
 
     /// One line for a failure's reason.
     pub fn brief(&self) -> String {
-        format!(
-            "code {:?} signal {:?}: {}",
-            self.code,
-            self.signal,
-            cut(&self.err)
-        )
+        format!("code {:?} signal {:?}: {}", self.code, self.signal, cut(&self.err))
     }
 }
 
@@ -80,8 +75,7 @@ impl<'l> Call<'l> {
 
     /// Adds global options before the command.
     pub fn global(mut self, words: &[&str]) -> Self {
-        self.globals
-            .extend(words.iter().map(|word| (*word).to_owned()));
+        self.globals.extend(words.iter().map(|word| (*word).to_owned()));
         self
     }
 
@@ -117,12 +111,7 @@ impl<'l> Call<'l> {
         let stderr = Stdio::from(File::create(&err)?);
         let deadline = self.deadline;
         let child = self.command(stdout, stderr).spawn()?;
-        Ok(Started {
-            child,
-            out: Some(out),
-            err,
-            deadline,
-        })
+        Ok(Started { child, out: Some(out), err, deadline })
     }
 
     /// Runs it to its end.
@@ -137,20 +126,8 @@ impl<'l> Call<'l> {
         let stderr = Stdio::from(File::create(&err)?);
         let deadline = self.deadline;
         let child = self.command(writer.into(), stderr).spawn()?;
-        let output = Started {
-            child,
-            out: None,
-            err,
-            deadline,
-        }
-        .wait()?;
-        Ok((
-            output,
-            Lines {
-                reader,
-                buffer: Vec::new(),
-            },
-        ))
+        let output = Started { child, out: None, err, deadline }.wait()?;
+        Ok((output, Lines { reader, buffer: Vec::new() }))
     }
 
     fn command(self, stdout: Stdio, stderr: Stdio) -> Command {
@@ -163,15 +140,10 @@ impl<'l> Call<'l> {
             }
         };
         command.args(&self.globals).args(&self.words);
-        command.env_clear().env(
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        );
-        command.envs(
-            self.envs
-                .iter()
-                .map(|(key, value)| (key.as_str(), value.as_str())),
-        );
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.envs(self.envs.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         command.current_dir(self.directory.as_deref().unwrap_or("/"));
         command.stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         if let Some(uid) = self.user {
@@ -197,11 +169,7 @@ impl Started {
             self.child.kill()?;
             self.child.wait()?;
             let text = fs::read_to_string(&self.err).unwrap_or_default();
-            return fail(format!(
-                "the runtime hung for {:?}: {}",
-                self.deadline,
-                cut(&text)
-            ));
+            return fail(format!("the runtime hung for {:?}: {}", self.deadline, cut(&text)));
         }
         let status = self.child.wait()?;
         let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
@@ -237,10 +205,7 @@ pub fn readable(fd: &impl AsFd, deadline: Duration) -> nix::Result<bool> {
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-        match poll(
-            &mut fds,
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
-        ) {
+        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
             Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(errno),
             Ok(count) => return Ok(count > 0),

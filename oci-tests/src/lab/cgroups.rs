@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::check::{Res, skip};
 
@@ -70,75 +70,67 @@ pub fn hierarchies() -> Vec<Hierarchy> {
             continue;
         }
         let options = right.get(2).copied().unwrap_or_default();
-        let controllers = options
-            .split(',')
-            .filter(|o| !v2 && *o != "rw")
-            .map(str::to_owned)
-            .collect();
-        found.push(Hierarchy {
-            point,
-            v2,
-            controllers,
-        });
+        let controllers =
+            options.split(',').filter(|o| !v2 && *o != "rw").map(str::to_owned).collect();
+        found.push(Hierarchy { point, v2, controllers });
     }
     found
 }
 
-/// Shows only the hierarchies of `layout` at /sys/fs/cgroup, in this mount namespace.
+/// Moves this process to a root whose /sys/fs/cgroup shows only the hierarchies of `layout`.
 ///
-/// Nothing below the machine's /sys/fs/cgroup is unmounted: a new tmpfs is moved over it.
+/// The root is put together from binds of what is mounted now, so that the mount table has no trace of
+/// the other hierarchies: a runtime that reads it must find the layout that it is to believe in.
+/// Nothing below the machine's /sys/fs/cgroup is unmounted or moved; the old root goes as a whole, in
+/// this mount namespace, where nothing propagates.
 pub fn show(layout: Layout, scratch: &Path) -> io::Result<()> {
+    if layout == Layout::Host {
+        return Ok(());
+    }
     let none = None::<&str>;
+    let bind = |from: &Path, to: &Path| mount(Some(from), to, none, MsFlags::MS_BIND, none);
     let all = hierarchies();
-    match layout {
-        Layout::Host => return Ok(()),
-        Layout::V1 => {
-            fs::create_dir_all(scratch)?;
-            mount(
-                Some("tmpfs"),
-                scratch,
-                Some("tmpfs"),
-                MsFlags::empty(),
-                Some("mode=755"),
-            )?;
-            for hierarchy in all.iter().filter(|h| !h.v2) {
-                let Some(name) = hierarchy.point.file_name() else {
-                    continue;
-                };
-                let target = scratch.join(name);
-                fs::create_dir(&target)?;
-                mount(
-                    Some(&hierarchy.point),
-                    &target,
-                    none,
-                    MsFlags::MS_BIND,
-                    none,
-                )?;
-            }
-            mount(
-                Some(scratch),
-                "/sys/fs/cgroup",
-                none,
-                MsFlags::MS_MOVE,
-                none,
-            )?;
+    fs::create_dir_all(scratch)?;
+    bind(Path::new("/"), scratch)?;
+    let inside = |path: &Path| scratch.join(path.strip_prefix("/").unwrap_or(path));
+    for point in mount_points() {
+        let covered = ["/proc", "/sys"].iter().any(|top| point.starts_with(top));
+        if !covered && point != Path::new("/") && point != scratch {
+            // A mount that another one hides cannot be reached, nor missed.
+            let _ = bind(&point, &inside(&point));
         }
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("proc"), &scratch.join("proc"), Some("proc"), flags, none)?;
+    mount(Some("sysfs"), &scratch.join("sys"), Some("sysfs"), flags, none)?;
+    let target = scratch.join("sys/fs/cgroup");
+    match layout {
         Layout::V2 => {
             let Some(unified) = all.iter().find(|h| h.v2) else {
                 return Err(io::Error::other("no cgroup2 hierarchy is mounted"));
             };
-            if unified.point != Path::new("/sys/fs/cgroup") {
-                mount(
-                    Some(&unified.point),
-                    "/sys/fs/cgroup",
-                    none,
-                    MsFlags::MS_BIND,
-                    none,
-                )?;
+            bind(&unified.point, &target)?;
+        }
+        Layout::V1 | Layout::Host => {
+            mount(Some("tmpfs"), &target, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+            for hierarchy in all.iter().filter(|h| !h.v2) {
+                let Some(name) = hierarchy.point.file_name() else { continue };
+                fs::create_dir(target.join(name))?;
+                bind(&hierarchy.point, &target.join(name))?;
             }
         }
     }
+    nix::unistd::chdir(scratch)?;
+    nix::unistd::pivot_root(".", ".")?;
+    umount2(".", MntFlags::MNT_DETACH)?;
+    nix::unistd::chdir("/")?;
     Ok(())
+}
+
+/// The mount points of this mount namespace, in the order of the table.
+fn mount_points() -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
 }
 
 /// All cgroup directories whose name contains `word`, innermost last.
@@ -171,11 +163,7 @@ pub fn remove(word: &str) {
     paths.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     for path in paths {
         let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
-        for pid in procs
-            .lines()
-            .filter_map(|line| line.parse().ok())
-            .filter(|pid| *pid > 0)
-        {
+        for pid in procs.lines().filter_map(|line| line.parse().ok()).filter(|pid| *pid > 0) {
             let _ =
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
         }
@@ -191,10 +179,7 @@ pub fn remove(word: &str) {
 /// The directory of `cgroups_path` in the v1 hierarchy of `controller`; skips where there is none.
 pub fn v1(controller: &str, cgroups_path: &str) -> Res<PathBuf> {
     let all = hierarchies();
-    match all
-        .iter()
-        .find(|h| h.controllers.iter().any(|c| c == controller))
-    {
+    match all.iter().find(|h| h.controllers.iter().any(|c| c == controller)) {
         Some(hierarchy) => Ok(hierarchy.point.join(cgroups_path.trim_start_matches('/'))),
         None => skip(format!("this machine has no v1 controller {controller}")),
     }

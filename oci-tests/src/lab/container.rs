@@ -92,10 +92,7 @@ impl<'l> Container<'l> {
         }
         match serde_json::from_str(&output.out) {
             Ok(value) => Ok(value),
-            Err(error) => fail(format!(
-                "state printed no JSON ({error}): {}",
-                cut(&output.out)
-            )),
+            Err(error) => fail(format!("state printed no JSON ({error}): {}", cut(&output.out))),
         }
     }
 
@@ -123,11 +120,7 @@ impl<'l> Container<'l> {
     /// Waits until a pausing probe has printed its JSON and said that it waits.
     pub fn ready(&mut self) -> Res<Value> {
         let seen = self.seen()?;
-        eq(
-            "the probe's next line",
-            &self.lines.next()?,
-            &"ready".to_owned(),
-        )?;
+        eq("the probe's next line", &self.lines.next()?, &"ready".to_owned())?;
         Ok(seen)
     }
 
@@ -184,13 +177,8 @@ impl<'l> Container<'l> {
 
     /// Runs a process document by `exec --process`.
     pub fn exec_process(&self, process: &Value) -> Res<Output> {
-        let path = self
-            .lab
-            .dir
-            .join(format!("process-{}.json", self.lab.next()));
+        let path = self.lab.dir.join(format!("process-{}.json", self.lab.next()));
         std::fs::write(&path, process.to_string())?;
-        self.lab
-            .call(&["exec", "--process", &path.display().to_string(), &self.id])
-            .output()
+        self.lab.call(&["exec", "--process", &path.display().to_string(), &self.id]).output()
     }
 }

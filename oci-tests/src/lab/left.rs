@@ -28,11 +28,7 @@ pub fn mount_points() -> BTreeSet<String> {
 /// Fails when something of this test is left, after a grace period for the kernel.
 pub fn check(lab: &Lab) -> Res {
     // What was reported once will not go away by waiting again.
-    let grace = if lab.left_before.get() {
-        Duration::ZERO
-    } else {
-        GRACE
-    };
+    let grace = if lab.left_before.get() { Duration::ZERO } else { GRACE };
     let deadline = Instant::now() + grace;
     loop {
         let left = list(lab);
@@ -46,10 +42,7 @@ pub fn check(lab: &Lab) -> Res {
             } else {
                 String::new()
             };
-            return fail(format!(
-                "left behind: {}{more}",
-                left[..left.len().min(3)].join(", ")
-            ));
+            return fail(format!("left behind: {}{more}", left[..left.len().min(3)].join(", ")));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -61,23 +54,13 @@ fn list(lab: &Lab) -> Vec<String> {
     left.extend(processes());
     let mounts = mount_points();
     left.extend(
-        mounts
-            .difference(&lab.mounts_before.borrow())
-            .map(|mount| format!("mount {mount}")),
+        mounts.difference(&lab.mounts_before.borrow()).map(|mount| format!("mount {mount}")),
     );
     let cgroups = cgroups::named(&format!("{}-", lab.word));
-    left.extend(
-        cgroups
-            .iter()
-            .map(|path| format!("cgroup {}", path.display())),
-    );
+    left.extend(cgroups.iter().map(|path| format!("cgroup {}", path.display())));
     for entry in fs::read_dir(&lab.state).into_iter().flatten().flatten() {
         // A lock file that serves all containers is not a container's.
-        if entry
-            .file_name()
-            .to_string_lossy()
-            .contains(lab.word.as_str())
-        {
+        if entry.file_name().to_string_lossy().contains(lab.word.as_str()) {
             left.push(format!("state {}", entry.path().display()));
         }
     }

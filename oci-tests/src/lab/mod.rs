@@ -37,12 +37,9 @@ pub enum Kind {
 impl Kind {
     /// What `--version` says it is.
     pub fn of(runtime: &Path) -> Self {
-        let output = std::process::Command::new(runtime)
-            .arg("--version")
-            .output();
-        let text = output
-            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
-            .unwrap_or_default();
+        let output = std::process::Command::new(runtime).arg("--version").output();
+        let text =
+            output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
         match text.split_whitespace().next() {
             Some("crun") => Self::Crun,
             _ if text.contains("bulkhead") => Self::Bulkhead,
@@ -162,8 +159,7 @@ impl Lab {
 
     /// Runs a bundle in the foreground.
     pub fn run(&self, bundle: &Bundle) -> Res<Output> {
-        self.call(&["run", "--bundle", bundle.path(), &bundle.id])
-            .output()
+        self.call(&["run", "--bundle", bundle.path(), &bundle.id]).output()
     }
 
     /// Runs a bundle, which must work, and answers what the probe saw.
@@ -175,10 +171,9 @@ impl Lab {
         }
         match serde_json::from_str(output.out.lines().next().unwrap_or_default()) {
             Ok(value) => Ok(value),
-            Err(error) => fail(format!(
-                "the probe's output is not JSON ({error}): {}",
-                cut(&output.out)
-            )),
+            Err(error) => {
+                fail(format!("the probe's output is not JSON ({error}): {}", cut(&output.out)))
+            }
         }
     }
 
@@ -218,9 +213,7 @@ impl Lab {
 
     /// As `refused`, with a bundle that the test has prepared.
     pub fn refused_from(&self, bundle: &Bundle) -> Res<Output> {
-        let output = self
-            .call(&["create", "--bundle", bundle.path(), &bundle.id])
-            .output()?;
+        let output = self.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
         output.excuse()?;
         if output.code == Some(0) {
             return fail("create succeeded");

@@ -45,11 +45,7 @@ pub fn wait_to_be_killed() -> i32 {
 pub fn append_stdin(path: &str) {
     let mut text = String::new();
     let _ = std::io::stdin().read_to_string(&mut text);
-    if let Ok(mut file) = std::fs::File::options()
-        .append(true)
-        .create(true)
-        .open(path)
-    {
+    if let Ok(mut file) = std::fs::File::options().append(true).create(true).open(path) {
         let _ = file.write_all(format!("{}\n", text.trim_end()).as_bytes());
     }
 }

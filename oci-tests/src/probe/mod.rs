@@ -57,9 +57,7 @@ fn number(args: &[&str], index: usize) -> u64 {
         return u64::from_str_radix(hex, 16).unwrap_or(0);
     }
     match text.strip_prefix('-') {
-        Some(digits) => digits
-            .parse::<u64>()
-            .map_or(0, |value| value.wrapping_neg()),
+        Some(digits) => digits.parse::<u64>().map_or(0, |value| value.wrapping_neg()),
         None => text.parse().unwrap_or(0),
     }
 }

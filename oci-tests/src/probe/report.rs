@@ -74,11 +74,8 @@ fn text(path: &str) -> String {
 }
 
 fn groups() -> Vec<u32> {
-    let mut groups: Vec<u32> = nix::unistd::getgroups()
-        .unwrap_or_default()
-        .into_iter()
-        .map(|gid| gid.as_raw())
-        .collect();
+    let mut groups: Vec<u32> =
+        nix::unistd::getgroups().unwrap_or_default().into_iter().map(|gid| gid.as_raw()).collect();
     groups.sort_unstable();
     groups
 }
@@ -95,11 +92,7 @@ fn rlimits() -> Value {
 pub fn status(path: &str) -> Value {
     let lines = text(path);
     let fields = lines.lines().filter_map(|line| line.split_once(':'));
-    Value::Object(
-        fields
-            .map(|(key, value)| (key.into(), json!(value.trim())))
-            .collect(),
-    )
+    Value::Object(fields.map(|(key, value)| (key.into(), json!(value.trim()))).collect())
 }
 
 /// The symbolic links of a directory as a map.
@@ -109,9 +102,7 @@ pub fn links(path: &str) -> Value {
         let target = fs::read_link(entry.path()).unwrap_or_default();
         let name = entry.file_name().to_string_lossy().into_owned();
         // The descriptor that reads this directory is the probe's own.
-        if !target
-            .to_string_lossy()
-            .ends_with(path.trim_start_matches("/proc/self"))
+        if !target.to_string_lossy().ends_with(path.trim_start_matches("/proc/self"))
             || !path.ends_with("fd")
         {
             map.insert(name, json!(target));

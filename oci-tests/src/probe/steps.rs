@@ -25,18 +25,12 @@ pub fn step(verb: &str, args: &[&str]) -> Value {
         "links" => report::links(path),
         "write" => io(put(path, &args[1..].join(" "), false)),
         "append" => io(put(path, &args[1..].join(" "), true)),
-        "create" => io(File::options()
-            .write(true)
-            .create_new(true)
-            .open(path)
-            .map(|_| json!("ok"))),
+        "create" => {
+            io(File::options().write(true).create_new(true).open(path).map(|_| json!("ok")))
+        }
         "open-r" => io(File::open(path).map(|_| json!("ok"))),
         "open-w" => io(File::options().write(true).open(path).map(|_| json!("ok"))),
-        "open-rw" => io(File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map(|_| json!("ok"))),
+        "open-rw" => io(File::options().read(true).write(true).open(path).map(|_| json!("ok"))),
         "mkdir" => io(fs::create_dir(path).map(|()| json!("ok"))),
         "unlink" => io(fs::remove_file(path).map(|()| json!("ok"))),
         "chown" => io(std::os::unix::fs::chown(
@@ -45,27 +39,16 @@ pub fn step(verb: &str, args: &[&str]) -> Value {
             Some(number(args, 2) as u32),
         )
         .map(|()| json!("ok"))),
-        "chmod" => io(fs::set_permissions(
-            path,
-            fs::Permissions::from_mode(number(args, 1) as u32),
-        )
-        .map(|()| json!("ok"))),
+        "chmod" => {
+            io(fs::set_permissions(path, fs::Permissions::from_mode(number(args, 1) as u32))
+                .map(|()| json!("ok")))
+        }
         "symlink" => io(std::os::unix::fs::symlink(path, args[1]).map(|()| json!("ok"))),
         "mknod" => io(mknod(path, args)),
-        "mount-tmpfs" => nix(mount(
-            Some("tmpfs"),
-            path,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            None::<&str>,
-        )),
-        "bind" => nix(mount(
-            Some(path),
-            args[1],
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        )),
+        "mount-tmpfs" => {
+            nix(mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), None::<&str>))
+        }
+        "bind" => nix(mount(Some(path), args[1], None::<&str>, MsFlags::MS_BIND, None::<&str>)),
         "remount-rw" => nix(mount(
             None::<&str>,
             path,
@@ -81,9 +64,7 @@ pub fn step(verb: &str, args: &[&str]) -> Value {
         "allocate" => allocate(number(args, 0)),
         "sethostname" => nix(nix::unistd::sethostname(path)),
         "stdin" => io(stdin()),
-        "stderr" => io(io::stderr()
-            .write_all(args.join(" ").as_bytes())
-            .map(|()| json!("ok"))),
+        "stderr" => io(io::stderr().write_all(args.join(" ").as_bytes()).map(|()| json!("ok"))),
         "write-fd" => io(write_fd(args)),
         "status-of" => report::status(&format!("/proc/{path}/status")),
         "wait-for" => wait_for(path),
@@ -107,11 +88,7 @@ fn nix(result: nix::Result<()>) -> Value {
 
 fn name(errno: i32) -> String {
     let text = format!("{:?}", Errno::from_raw(errno));
-    if text == "UnknownErrno" {
-        format!("E{errno}")
-    } else {
-        text
-    }
+    if text == "UnknownErrno" { format!("E{errno}") } else { text }
 }
 
 fn describe(found: &fs::Metadata) -> Value {
@@ -151,11 +128,7 @@ fn put(path: &str, text: &str, append: bool) -> io::Result<Value> {
     let mut file = if append {
         File::options().append(true).create(true).open(path)?
     } else {
-        File::options()
-            .write(true)
-            .truncate(true)
-            .create(true)
-            .open(path)?
+        File::options().write(true).truncate(true).create(true).open(path)?
     };
     file.write_all(text.as_bytes())?;
     Ok(json!("ok"))
@@ -168,12 +141,7 @@ fn mknod(path: &str, args: &[&str]) -> io::Result<Value> {
         Some("p") => SFlag::S_IFIFO,
         _ => SFlag::S_IFCHR,
     };
-    mknod(
-        path,
-        kind,
-        Mode::from_bits_truncate(0o666),
-        makedev(number(args, 2), number(args, 3)),
-    )?;
+    mknod(path, kind, Mode::from_bits_truncate(0o666), makedev(number(args, 2), number(args, 3)))?;
     Ok(json!("ok"))
 }
 
@@ -197,11 +165,7 @@ fn words(args: &[&str]) -> [u64; 6] {
 
 fn syscall(args: &[&str]) -> Value {
     let (value, errno) = sys::raw(number(args, 0) as i64, words(args));
-    if errno == 0 {
-        json!({ "value": value })
-    } else {
-        json!({ "errno": name(errno) })
-    }
+    if errno == 0 { json!({ "value": value }) } else { json!({ "errno": name(errno) }) }
 }
 
 /// As `syscall`, in a child: a filter that kills takes the child only.
@@ -257,10 +221,7 @@ fn stdin() -> io::Result<Value> {
 /// Writes to an inherited descriptor by number, through procfs so that it stays safe code.
 fn write_fd(args: &[&str]) -> io::Result<Value> {
     let path = format!("/proc/self/fd/{}", args.first().copied().unwrap_or("1"));
-    File::options()
-        .write(true)
-        .open(path)?
-        .write_all(args[1..].join(" ").as_bytes())?;
+    File::options().write(true).open(path)?.write_all(args[1..].join(" ").as_bytes())?;
     Ok(json!("ok"))
 }
 
