@@ -184,8 +184,8 @@ impl Program {
     fn set_rlimits(&self, creator: &mut impl Creator) -> Result<()> {
         match rlimits::apply(&self.rlimits, None) {
             // Raising a hard limit takes a capability outside the user namespace.
-            Err(_) => creator.set_rlimits(),
-            Ok(()) => Ok(()),
+            Err(error) if error.errno() == Some(Errno::EPERM) => creator.set_rlimits(),
+            other => other,
         }
     }
 
