@@ -35,10 +35,14 @@ impl Environment {
     pub fn read() -> Self {
         let text = |name| std::env::var(name).ok();
         let listen_fds = listen_fds(text("LISTEN_PID").as_deref(), text("LISTEN_FDS").as_deref());
+        let xdg_runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !v.is_empty());
+        // Whose root it is matters only where there is a choice of directories.
+        let posing = || text("USER").is_none_or(|user| user != "root") && in_user_namespace();
+        let privileged =
+            nix::unistd::geteuid().is_root() && !(xdg_runtime_dir.is_some() && posing());
         Self {
-            xdg_runtime_dir: std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !v.is_empty()),
-            privileged: nix::unistd::geteuid().is_root()
-                && !(in_user_namespace() && text("USER").is_none_or(|user| user != "root")),
+            xdg_runtime_dir,
+            privileged,
             notify_socket: std::env::var_os("NOTIFY_SOCKET").filter(|v| !v.is_empty()),
             listen_fds,
             listen_names: text("LISTEN_FDNAMES").filter(|_| listen_fds > 0),

@@ -33,15 +33,20 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Binds the socket of container `id`; `host` is the manager's address.
-    pub fn bind(root: &Path, id: &str, host: PathBuf) -> Result<Self, Failure> {
-        let path = root.join(id).join("notify/notify.sock");
+    /// Binds the socket of container `id`; `host` is the manager's address. `None` for a container
+    /// that was created without a manager to notify: it has no directory for the socket.
+    pub fn bind(root: &Path, id: &str, host: PathBuf) -> Result<Option<Self>, Failure> {
+        let directory = root.join(id).join("notify");
+        if !directory.exists() {
+            return Ok(None);
+        }
+        let path = directory.join("notify.sock");
         let socket = UnixDatagram::bind(&path).call("bind").context("bind", quote(&path))?;
         // The container's user is anybody; the directory is in reach of its mount namespace only.
         fs::set_permissions(&path, Permissions::from_mode(0o777))
             .call("chmod")
             .context("open up", quote(&path))?;
-        Ok(Self { socket, path, host })
+        Ok(Some(Self { socket, path, host }))
     }
 
     /// Passes a `READY=1` on, with `pid` as the service's main process. Returns whether it came.
@@ -134,7 +139,8 @@ mod tests {
         fs::create_dir_all(root.join("c/notify")).unwrap();
         let host = root.join("host.sock");
         let manager = UnixDatagram::bind(&host).unwrap();
-        let proxy = Proxy::bind(&root, "c", host).unwrap();
+        assert!(Proxy::bind(&root, "other", host.clone()).unwrap().is_none());
+        let proxy = Proxy::bind(&root, "c", host).unwrap().unwrap();
         let container = UnixDatagram::unbound().unwrap();
         container.connect(root.join("c/notify/notify.sock")).unwrap();
 

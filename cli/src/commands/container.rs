@@ -96,7 +96,7 @@ pub fn run(session: &Session, id: &str, options: CreateOptions, life: Life) -> R
     let (mut container, process) =
         session.warned(|warnings| Container::create(&session.root, id, options, warnings))?;
     let started =
-        notify.map(|host| Proxy::bind(&session.root, id, host)).transpose().and_then(|proxy| {
+        notify.map_or(Ok(None), |host| Proxy::bind(&session.root, id, host)).and_then(|proxy| {
             session.warned(|warnings| container.start(warnings))?;
             Ok(proxy)
         });
@@ -110,9 +110,10 @@ pub fn run(session: &Session, id: &str, options: CreateOptions, life: Life) -> R
     });
     let stays = ended.is_ok() && (life.detach || life.keep);
     if !stays {
-        let removed = session.warned(|warnings| container.delete(true, warnings));
-        // The first failure is the one to tell.
-        return ended.and_then(|code| removed.map(|()| code));
+        // The program's own exit code, or the first failure, is what the caller waits for.
+        if let Err(failure) = session.warned(|warnings| container.delete(true, warnings)) {
+            session.log.warning(&failure.text());
+        }
     }
     ended
 }

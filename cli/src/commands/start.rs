@@ -30,7 +30,9 @@ impl super::Command for Start {
         let pidfd = container.pidfd()?;
         let proxy = Proxy::bind(&session.root, &self.id, PathBuf::from(host))?;
         session.warned(|warnings| container.start(warnings))?;
-        proxy.wait(pidfd.as_fd(), u32::try_from(pid).unwrap_or_default())?;
+        if let Some(proxy) = proxy {
+            proxy.wait(pidfd.as_fd(), u32::try_from(pid).unwrap_or_default())?;
+        }
         Ok(0)
     }
 }

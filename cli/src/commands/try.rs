@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use super::container::{self, Life};
 use crate::argv::Order;
+use crate::default_seccomp::default_seccomp;
 use crate::environment::Environment;
 use crate::program::Failure;
 use crate::session::Session;
@@ -113,8 +114,18 @@ impl Try {
         let terminal = nix::unistd::isatty(std::io::stdin()).unwrap_or(false);
         let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let directory = if is_fresh(&directory) { Path::new("/") } else { &directory };
-        serde_json::from_value(document(&args, terminal, directory, root, bound))
-            .map_err(Failure::from_json)
+        let mut spec: Spec =
+            serde_json::from_value(document(&args, terminal, directory, root, bound))
+                .map_err(Failure::from_json)?;
+        let granted = spec
+            .process()
+            .as_ref()
+            .and_then(|process| process.capabilities().as_ref()?.bounding().clone())
+            .unwrap_or_default();
+        if let Some(linux) = spec.linux_mut() {
+            linux.set_seccomp(Some(default_seccomp(&granted)));
+        }
+        Ok(spec)
     }
 }
 
