@@ -51,6 +51,13 @@ pub(crate) fn plan(
     let spec = &options.config.spec;
     validate::validate(spec, warnings)?;
     refuse_unsupported(spec)?;
+    if options.systemd_cgroup {
+        return Err(Error::unsupported(
+            "use",
+            "--systemd-cgroup",
+            "the systemd cgroup driver is not in this version of bulkhead; leave the flag out",
+        ));
+    }
     let linux = spec.linux().clone().unwrap_or_default();
     let namespaces = namespaces::plan(
         linux.namespaces().as_deref().unwrap_or_default(),
