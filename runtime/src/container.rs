@@ -221,7 +221,9 @@ impl Container {
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && validate::validate_id(&name).is_ok() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir())
+                && validate::validate_id(&name).is_ok()
+            {
                 ids.push(name);
             }
         }
@@ -306,8 +308,12 @@ impl Container {
                 self.lock()?;
                 match self.status()? {
                     Status::Created | Status::Paused => {}
-                    Status::Stopped => return Err(self.wrong("start", "cannot start a container that has stopped")),
-                    Status::Running => return Err(self.wrong("start", "cannot start an already running container")),
+                    Status::Stopped => {
+                        return Err(self.wrong("start", "cannot start a container that has stopped"));
+                    }
+                    Status::Running => {
+                        return Err(self.wrong("start", "cannot start an already running container"));
+                    }
                 }
                 self.pidfd()?
             }
@@ -364,7 +370,10 @@ impl Container {
         match self.status()? {
             Status::Stopped => return Err(exec::not_running(&self.record.id)),
             Status::Paused if !options.ignore_paused => {
-                return Err(self.wrong("exec in", "cannot exec in a paused container (use --ignore-paused to override)"));
+                return Err(self.wrong(
+                    "exec in",
+                    "cannot exec in a paused container (use --ignore-paused to override)",
+                ));
             }
             _ => {}
         }
@@ -390,7 +399,8 @@ impl Container {
         };
         let mut cgroup = self.cgroup()?.sub(&options.cgroups)?;
         cgroup.prepare_join()?;
-        let mut answers = Answers::for_exec(&spec, &self.record, &exec_plan.program, &host.proc, warnings);
+        let mut answers =
+            Answers::for_exec(&spec, &self.record, &exec_plan.program, &host.proc, warnings);
         let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc)?;
         let mut waiting = born.help(None, &host.proc)?.wait(&mut answers)?;
         let terminal = waiting.take_terminal();
@@ -453,7 +463,8 @@ impl Container {
         let status = self.status().or_else(|e| if force { Ok(Status::Running) } else { Err(e) })?;
         if !force && matches!(status, Status::Running | Status::Paused) {
             let word = if status == Status::Paused { "paused" } else { "running" };
-            return Err(self.wrong("delete", &format!("cannot delete container that is not stopped: {word}")));
+            return Err(self
+                .wrong("delete", &format!("cannot delete container that is not stopped: {word}")));
         }
         self.end()?;
         let cgroup = self.record.cgroup.delete();
@@ -477,7 +488,9 @@ impl Container {
         let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         let milliseconds = u16::try_from(KILL_DEADLINE.as_millis()).unwrap_or(u16::MAX);
         match nix::poll::poll(&mut polled, PollTimeout::from(milliseconds)) {
-            Ok(0) => Err(self.wrong("delete", "its init process did not die within 10 s of SIGKILL")),
+            Ok(0) => {
+                Err(self.wrong("delete", "its init process did not die within 10 s of SIGKILL"))
+            }
             _ => Ok(()),
         }
     }

@@ -97,8 +97,9 @@ pub(crate) fn create(
     let born = fork(&plan, &host, &cgroup, dir, socket)?;
     undo.poststop = Some(&plan.hooks);
     let mut waiting = build(&plan, &host, options, &undo.record, born, warnings)?;
-    let (start_time, _) = state::process_identity(waiting.pid())
-        .ok_or_else(|| Error::new(ErrorKind::System, "read", "/proc/PID/stat", "the process is gone"))?;
+    let (start_time, _) = state::process_identity(waiting.pid()).ok_or_else(|| {
+        Error::new(ErrorKind::System, "read", "/proc/PID/stat", "the process is gone")
+    })?;
     undo.record.pid = waiting.pid();
     undo.record.start_time = start_time;
     undo.dir.as_ref().expect("set above").write_record(&undo.record)?;
@@ -183,16 +184,25 @@ fn fork(
 fn explain_clone(error: Error, plan: &Plan) -> Error {
     use nix::errno::Errno;
     let hint = match error.errno() {
-        Some(Errno::ENOSPC) => "a limit on namespaces is reached: see /proc/sys/user/max_*_namespaces",
+        Some(Errno::ENOSPC) => {
+            "a limit on namespaces is reached: see /proc/sys/user/max_*_namespaces"
+        }
         Some(Errno::EPERM) if plan.maps.is_some() => {
             "user namespaces may be switched off: see kernel.unprivileged_userns_clone and \\
              kernel.apparmor_restrict_unprivileged_userns"
         }
-        Some(Errno::EPERM) => "the creator lacks CAP_SYS_ADMIN; without it, linux.namespaces needs a user namespace",
+        Some(Errno::EPERM) => {
+            "the creator lacks CAP_SYS_ADMIN; without it, linux.namespaces needs a user namespace"
+        }
         Some(Errno::EAGAIN) => "the limit on processes is reached (RLIMIT_NPROC, pids.max)",
         _ => return error,
     };
-    Error::new(error.kind(), error.operation(), error.subject(), format!("{}; {hint}", cause(&error)))
+    Error::new(
+        error.kind(),
+        error.operation(),
+        error.subject(),
+        format!("{}; {hint}", cause(&error)),
+    )
 }
 
 fn cause(error: &Error) -> String {
@@ -249,11 +259,12 @@ pub(crate) fn announce(
 }
 
 /// Hands a terminal over, or back when there is no console socket.
-pub(crate) fn hand_over(terminal: Option<OwnedFd>, socket: Option<&Path>) -> Result<Option<OwnedFd>> {
+pub(crate) fn hand_over(
+    terminal: Option<OwnedFd>,
+    socket: Option<&Path>,
+) -> Result<Option<OwnedFd>> {
     match (terminal, socket) {
-        (Some(master), Some(path)) => {
-            tty::send_terminal(path, master.as_fd()).map(|()| None)
-        }
+        (Some(master), Some(path)) => tty::send_terminal(path, master.as_fd()).map(|()| None),
         (terminal, _) => Ok(terminal),
     }
 }

@@ -71,10 +71,7 @@ pub struct Failure {
 impl Failure {
     /// The failure of `call` with the calling thread's errno.
     pub fn last(call: &'static str) -> Self {
-        Self {
-            call,
-            errno: Errno::last(),
-        }
+        Self { call, errno: Errno::last() }
     }
 }
 
@@ -92,10 +89,7 @@ impl fmt::Display for Described {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = self.0.desc();
         let mut chars = words.chars();
-        let first = chars
-            .next()
-            .map(|c| c.to_ascii_lowercase())
-            .unwrap_or_default();
+        let first = chars.next().map(|c| c.to_ascii_lowercase()).unwrap_or_default();
         write!(f, "{:?} ({first}{})", self.0, chars.as_str())
     }
 }

@@ -5,6 +5,7 @@ use nix::unistd::{Gid, Uid, getegid, geteuid};
 use crate::caps;
 use crate::cgroup::layout::Layout;
 use crate::error::Result;
+use crate::lsm::Modules;
 use crate::procfs::Procfs;
 
 /// What planning needs to know besides the configuration.
@@ -15,6 +16,8 @@ pub(crate) struct Host {
     /// Capabilities that the creator can hand on.
     pub permitted: u64,
     pub layout: Layout,
+    /// Security modules in force.
+    pub modules: Modules,
     /// The host's procfs.
     pub proc: Procfs,
 }
@@ -27,6 +30,7 @@ impl Host {
             gid: getegid(),
             permitted: caps::permitted()?,
             layout: Layout::detect()?,
+            modules: Modules::probe(),
             proc: Procfs::open()?,
         })
     }

@@ -62,9 +62,7 @@ pub(crate) enum Writer {
 impl Maps {
     /// How a creator with these effective ids gets them written.
     pub(crate) fn writer(&self, uid: Uid, gid: Gid) -> Writer {
-        let own = |ranges: &[Range], id: u32| {
-            matches!(ranges, [Range { outside, size: 1, .. }] if *outside == id)
-        };
+        let own = |ranges: &[Range], id: u32| matches!(ranges, [Range { outside, size: 1, .. }] if *outside == id);
         if uid.is_root() {
             Writer::Direct
         } else if own(&self.uids, uid.as_raw()) && own(&self.gids, gid.as_raw()) {
@@ -87,7 +85,13 @@ impl Maps {
                 if writer == Writer::Own {
                     write_file(proc, pid, "setgroups", b"deny", "process.user")?;
                 }
-                write_file(proc, pid, "gid_map", lines(&self.gids).as_bytes(), "linux.gidMappings")?;
+                write_file(
+                    proc,
+                    pid,
+                    "gid_map",
+                    lines(&self.gids).as_bytes(),
+                    "linux.gidMappings",
+                )?;
                 write_file(proc, pid, "uid_map", lines(&self.uids).as_bytes(), "linux.uidMappings")
             }
             Writer::Programs => {
@@ -113,18 +117,13 @@ fn lines(ranges: &[Range]) -> String {
     })
 }
 
-fn write_file(
-    proc: BorrowedFd<'_>,
-    pid: i32,
-    name: &str,
-    value: &[u8],
-    field: &str,
-) -> Result<()> {
+fn write_file(proc: BorrowedFd<'_>, pid: i32, name: &str, value: &[u8], field: &str) -> Result<()> {
     let path = format!("{pid}/{name}");
     let subject = || format!("{field}: /proc/{path} {:?}", String::from_utf8_lossy(value));
     let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-    let file =
-        openat(proc, path.as_str(), flags, Mode::empty()).call("open").context("write", subject())?;
+    let file = openat(proc, path.as_str(), flags, Mode::empty())
+        .call("open")
+        .context("write", subject())?;
     // The kernel takes a map in one write only.
     write(&file, value).call("write").context("write", subject()).map(drop)
 }

@@ -103,14 +103,13 @@ impl Labels {
     }
 
     fn write_selinux(&self, procfs: &Procfs, file: &str, label: &[u8]) -> Result<()> {
-        procfs
-            .try_write(&format!("thread-self/attr/{file}"), label)
-            .context("apply", format_args!("{}selinuxLabel ({file})", self.prefix))
+        let subject = format!("{}selinuxLabel ({file})", self.prefix);
+        procfs.write(&format!("thread-self/attr/{file}"), label, "apply", subject)
     }
 }
 
 /// The mount option that labels a new file system (`linux.mountLabel`), if one is asked for: the
-/// parameter `context` of `fsconfig(2)` with this value, or [`mount_option`] as text.
+/// parameter `context` of `fsconfig(2)` with this value.
 ///
 /// # Errors
 /// `Unsupported` on a host without SELinux: the kernel there would refuse the option as unknown.
@@ -120,11 +119,6 @@ pub(crate) fn mount_label(linux: &Linux, modules: Modules) -> Result<Option<Stri
         refuse(label.as_deref(), "linux.mountLabel", "SELinux")?;
     }
     Ok(label)
-}
-
-/// `context="LABEL"`: quoted, as a label's categories contain commas.
-pub(crate) fn mount_option(label: &str) -> String {
-    format!("context=\"{label}\"")
 }
 
 fn refuse(label: Option<&str>, field: &str, module: &str) -> Result<()> {
@@ -183,7 +177,7 @@ mod tests {
         let linux: Linux = serde_json::from_str(r#"{"mountLabel":"u:r:t:s0:c1,c2"}"#).unwrap();
         assert!(mount_label(&linux, Modules::default()).is_err());
         let label = mount_label(&linux, Modules { apparmor: false, selinux: true }).unwrap();
-        assert_eq!(mount_option(&label.unwrap()), "context=\"u:r:t:s0:c1,c2\"");
+        assert_eq!(label.as_deref(), Some("u:r:t:s0:c1,c2"));
         assert_eq!(mount_label(&Linux::default(), Modules::default()), Ok(None));
     }
 

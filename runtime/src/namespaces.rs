@@ -118,9 +118,8 @@ impl Plan {
                 let fd = nix::fcntl::open(&join.path, flags, Mode::empty())
                     .call("open")
                     .context("open", join.subject())?;
-                let kind = sys::process::namespace_kind(fd.as_fd()).map_err(|_| {
-                    Error::invalid(join.subject(), "is not a namespace file")
-                })?;
+                let kind = sys::process::namespace_kind(fd.as_fd())
+                    .map_err(|_| Error::invalid(join.subject(), "is not a namespace file"))?;
                 if kind != join.flag {
                     return Err(Error::invalid(
                         join.subject(),

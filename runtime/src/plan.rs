@@ -59,10 +59,8 @@ pub(crate) fn plan(
         ));
     }
     let linux = spec.linux().clone().unwrap_or_default();
-    let namespaces = namespaces::plan(
-        linux.namespaces().as_deref().unwrap_or_default(),
-        time_offsets(spec),
-    );
+    let namespaces =
+        namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), time_offsets(spec));
     check_network_sysctls(spec, &namespaces, host)?;
     let late_cgroup = !host.layout.v1.is_empty();
     let order = namespaces.order(late_cgroup, host.privileged());
@@ -82,19 +80,15 @@ pub(crate) fn plan(
         .as_ref()
         .ok_or_else(|| Error::invalid("process", "is required to create a container"))?;
     let program = program(process, spec, options, host, in_user_namespace, warnings)?;
-    let keyring = (!options.no_new_keyring)
-        .then(|| Keyring::plan(id, in_user_namespace))
-        .transpose()?;
+    let keyring =
+        (!options.no_new_keyring).then(|| Keyring::plan(id, in_user_namespace)).transpose()?;
     Ok(Plan {
         id: id.to_owned(),
         rootfs: mounts.rootfs().to_owned(),
         cgroup,
         order,
         maps,
-        uts: uts::Plan {
-            hostname: spec.hostname().clone(),
-            domainname: spec.domainname().clone(),
-        },
+        uts: uts::Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone() },
         keyring,
         mounts,
         sysctls: sysctl::plan(linux.sysctl().as_ref())?,
@@ -112,11 +106,13 @@ fn mounts(
     cgroup: &cgroup::Plan,
     warnings: &mut Vec<String>,
 ) -> Result<mount::Plan> {
+    let linux = spec.linux().as_ref();
     let facts = mount::Facts {
         user_namespace: namespaces.has(libc::CLONE_NEWUSER),
         mount_namespace: namespaces.has(libc::CLONE_NEWNS),
         pid_namespace: namespaces.has(libc::CLONE_NEWPID),
         cgroup_namespace: namespaces.has(libc::CLONE_NEWCGROUP),
+        label: linux.map_or(Ok(None), |linux| lsm::mount_label(linux, host.modules))?,
         no_pivot: options.no_pivot,
         layout: &host.layout,
         cgroup_dirs: cgroup.paths(),
@@ -151,7 +147,7 @@ pub(crate) fn process(
 ) -> Result<Program> {
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = seccomp.map(|profile| seccomp::plan(profile, warnings)).transpose()?;
-    let labels = lsm::Labels::plan(process, "process.", lsm::Modules::probe())?;
+    let labels = lsm::Labels::plan(process, "process.", host.modules)?;
     let mut program = program::plan(process, filter, labels, personality(spec), inherit)?;
     let grantable = if in_user_namespace { caps::ALL } else { host.permitted };
     program.capabilities = program.capabilities.restrict(grantable, warnings);

@@ -12,15 +12,13 @@
 //! that looks them up, and `sys` follows its namespaces.
 
 use std::ffi::CString;
-use std::fs::File;
-use std::io::Read;
+use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
-use nix::unistd::Pid;
 
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::sys;
@@ -28,9 +26,6 @@ use crate::sys::openat2::openat2;
 
 /// `PROC_ROOT_INO` of the kernel.
 const ROOT_INODE: u64 = 1;
-
-/// The longest file that [`Procfs::read`] takes; the files we read have a few lines.
-const LONGEST: u64 = 1 << 20;
 
 /// Restrictions for every look-up.
 const RESOLVE: u64 = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_XDEV | libc::RESOLVE_NO_MAGICLINKS;
@@ -96,26 +91,22 @@ impl Procfs {
         Ok(())
     }
 
-    /// [`Self::try_write`] with the path in the error.
-    pub(crate) fn write(&self, path: &str, data: &[u8]) -> Result<()> {
-        explain(self.try_write(path, data), "write", path)
-    }
-
-    /// Reads a whole file, up to 1 MiB of it.
-    pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>> {
-        let file = explain(self.try_open(path, OFlag::O_RDONLY), "read", path)?;
-        let mut text = Vec::new();
-        let read = File::from(file).take(LONGEST).read_to_end(&mut text).call("read");
-        explain(read, "read", path)?;
-        Ok(text)
-    }
-
-    /// The directory of a process, for further look-ups relative to it. It follows the process and
-    /// not its number: after the process ended, every look-up fails with ESRCH.
-    pub(crate) fn open_pid(&self, pid: Pid) -> Result<OwnedFd> {
-        let path = pid.to_string();
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        explain(self.try_open(&path, flags), "open", &path)
+    /// [`Self::try_write`] with operation and subject in the error.
+    pub(crate) fn write(
+        &self,
+        path: &str,
+        data: &[u8],
+        operation: &str,
+        subject: impl fmt::Display,
+    ) -> Result<()> {
+        match self.try_write(path, data) {
+            Err(Failure { errno: Errno::EXDEV | Errno::ELOOP, .. }) => {
+                let reason =
+                    format!("something is mounted over \"/proc/{path}\": refusing to write there");
+                Err(Error::new(ErrorKind::System, operation, subject.to_string(), reason))
+            }
+            other => other.context(operation, subject),
+        }
     }
 }
 
@@ -123,14 +114,6 @@ impl AsFd for Procfs {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
-}
-
-fn explain<T>(result: sys::Result<T>, operation: &str, path: &str) -> Result<T> {
-    if let Err(Failure { errno: Errno::EXDEV | Errno::ELOOP, .. }) = result {
-        let reason = "something is mounted over it, or it is a link: refusing to follow";
-        return Err(Error::new(ErrorKind::System, operation, format!("\"/proc/{path}\""), reason));
-    }
-    result.context(operation, format_args!("\"/proc/{path}\""))
 }
 
 #[cfg(test)]
@@ -145,15 +128,21 @@ mod tests {
         in_namespaces(CloneFlags::CLONE_NEWNS, body);
     }
 
+    fn read(procfs: &Procfs, path: &str) -> sys::Result<Vec<u8>> {
+        use std::io::Read;
+        let mut text = Vec::new();
+        let mut file = std::fs::File::from(procfs.try_open(path, OFlag::O_RDONLY)?);
+        file.read_to_end(&mut text).call("read")?;
+        Ok(text)
+    }
+
     #[test]
     fn files_are_read_and_written_as_oneself() {
         in_child(|| {
             let procfs = Procfs::open().unwrap();
-            procfs.write("self/comm", b"bulkhead-test").unwrap();
-            assert_eq!(procfs.read("thread-self/comm").unwrap(), b"bulkhead-test\n");
-            assert!(procfs.read("sys/kernel/osrelease").unwrap().ends_with(b"\n"));
-            let dir = procfs.open_pid(nix::unistd::getpid()).unwrap();
-            assert!(openat2(dir.as_fd(), c"status", libc::O_RDONLY, 0, RESOLVE).is_ok());
+            procfs.write("self/comm", b"bulkhead-test", "name", "this").unwrap();
+            assert_eq!(read(&procfs, "thread-self/comm").unwrap(), b"bulkhead-test\n");
+            assert!(read(&procfs, "sys/kernel/osrelease").unwrap().ends_with(b"\n"));
         });
     }
 
@@ -189,10 +178,11 @@ mod tests {
             bind("/proc/sys/net", "/proc/sys/vm");
             let procfs = Procfs::open().unwrap();
             for path in ["sys/kernel/hostname", "sys/vm/core/somaxconn"] {
-                let error = procfs.read(path).unwrap_err().to_string();
-                assert!(error.contains("something is mounted over it"), "{error}");
+                assert_eq!(read(&procfs, path).unwrap_err().errno, Errno::EXDEV);
+                let error = procfs.write(path, b"x", "set", "it").unwrap_err().to_string();
+                assert!(error.contains("something is mounted over"), "{error}");
             }
-            assert!(procfs.read("sys/kernel/osrelease").is_ok());
+            assert!(read(&procfs, "sys/kernel/osrelease").is_ok());
         });
     }
 
@@ -216,12 +206,12 @@ mod tests {
     fn parameters_reach_the_namespace_of_the_writer() {
         in_child(|| {
             let procfs = Procfs::open().unwrap();
-            let before = procfs.read("sys/kernel/shmmni").unwrap();
+            let before = read(&procfs, "sys/kernel/shmmni").unwrap();
             unshare(CloneFlags::CLONE_NEWIPC).unwrap();
             let map = [("kernel/shmmni".to_owned(), "123".to_owned())].into();
             let list = crate::sysctl::plan(Some(&map)).unwrap();
             crate::sysctl::apply(&procfs, &list).unwrap();
-            assert_eq!(procfs.read("sys/kernel/shmmni").unwrap(), b"123\n");
+            assert_eq!(read(&procfs, "sys/kernel/shmmni").unwrap(), b"123\n");
             assert_ne!(before, b"123\n");
             let map = [("kernel.nothing.here".to_owned(), "1".to_owned())].into();
             let list = crate::sysctl::plan(Some(&map)).unwrap();

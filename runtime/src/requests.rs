@@ -75,13 +75,22 @@ impl<'a> Answers<'a> {
 }
 
 fn unexpected(what: &str) -> Error {
-    Error::new(ErrorKind::System, "answer", "the container's process", format!("it asked for {what}"))
+    Error::new(
+        ErrorKind::System,
+        "answer",
+        "the container's process",
+        format!("it asked for {what}"),
+    )
 }
 
 impl Requests for Answers<'_> {
     fn open(&mut self, wanted: Wanted, pid: i32) -> Result<OwnedFd> {
         let (_, proc) = self.program()?;
         bind::open_for_child(&self.plan()?.mounts, wanted, pid, proc.as_fd())
+    }
+
+    fn clone_source(&mut self, mount: usize) -> Result<OwnedFd> {
+        bind::clone_for_child(&self.plan()?.mounts, mount)
     }
 
     fn idmap(&mut self, mount: usize, tree: OwnedFd, pid: i32) -> Result<()> {

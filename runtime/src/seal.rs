@@ -88,7 +88,8 @@ fn is_sealed() -> bool {
 }
 
 fn read_only_clone() -> sys::Result<OwnedFd> {
-    let exe = nix::fcntl::open(EXE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).call("open")?;
+    let exe =
+        nix::fcntl::open(EXE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).call("open")?;
     let tree = sys::mount::clone_tree(exe.as_fd(), c"", Depth::Top, true)?;
     sys::mount::set_attributes(tree.as_fd(), Depth::Top, sys::mount::MOUNT_ATTR_RDONLY, 0)?;
     Ok(tree)
@@ -113,9 +114,7 @@ fn execute(copy: BorrowedFd<'_>) -> Failure {
     let c_string = |bytes: Vec<u8>| CString::new(bytes).expect("the kernel's strings hold no NUL");
     let args: Vec<_> = std::env::args_os().map(|arg| c_string(arg.into_vec())).collect();
     let mut env: Vec<_> = std::env::vars_os()
-        .map(|(name, value)| {
-            c_string([name.into_vec(), b"=".to_vec(), value.into_vec()].concat())
-        })
+        .map(|(name, value)| c_string([name.into_vec(), b"=".to_vec(), value.into_vec()].concat()))
         .collect();
     env.push(c_string(format!("{MARK}=1").into_bytes()));
     sys::process::execveat(copy, &args, &env)

@@ -100,9 +100,14 @@ impl StateDir {
         match nix::unistd::mkdir(&path, mode) {
             Err(Errno::ENOENT) => {
                 std::fs::create_dir_all(root).call("mkdir").context("create", subject(root))?;
-                nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, root, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
-                    .call("fchmodat")
-                    .context("create", subject(root))?;
+                nix::sys::stat::fchmodat(
+                    nix::fcntl::AT_FDCWD,
+                    root,
+                    mode,
+                    nix::sys::stat::FchmodatFlags::FollowSymlink,
+                )
+                .call("fchmodat")
+                .context("create", subject(root))?;
                 nix::unistd::mkdir(&path, mode)
             }
             other => other,
@@ -114,9 +119,11 @@ impl StateDir {
                 quote(id),
                 "container with given ID already exists",
             ),
-            errno => {
-                Error::system("create", subject(&path), crate::error::Failure { call: "mkdir", errno })
-            }
+            errno => Error::system(
+                "create",
+                subject(&path),
+                crate::error::Failure { call: "mkdir", errno },
+            ),
         })?;
         let made = Self::open_path(path.clone()).and_then(|dir| dir.lock().map(|()| dir));
         if made.is_err() {
@@ -179,21 +186,6 @@ impl StateDir {
     /// Whether the directory is still there: a removed one has no link.
     pub(crate) fn exists(&self) -> bool {
         nix::sys::stat::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink > 0)
-    }
-
-    /// Whether a command holds the lock at this moment.
-    #[allow(deprecated, reason = "as in `lock`")]
-    pub(crate) fn is_locked(&self) -> bool {
-        use nix::fcntl::{FlockArg, flock};
-        use std::os::fd::AsRawFd;
-        match flock(self.dir.as_raw_fd(), FlockArg::LockExclusiveNonblock) {
-            Ok(()) => {
-                // Releasing a lock that was just taken cannot fail.
-                let _ = flock(self.dir.as_raw_fd(), FlockArg::Unlock);
-                false
-            }
-            Err(_) => true,
-        }
     }
 
     /// Replaces `state.json`.
@@ -319,7 +311,10 @@ mod tests {
     #[test]
     fn identity_is_read_behind_a_hostile_name() {
         let line = |state: &str| {
-            format!("7 (x) Z 1 ({}) {state} 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 4711 23", 1)
+            format!(
+                "7 (x) Z 1 ({}) {state} 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 4711 23",
+                1
+            )
         };
         assert_eq!(parse_identity(&line("S")), Some((4711, true)));
         assert_eq!(parse_identity(&line("Z")), Some((4711, false)));
@@ -334,7 +329,6 @@ mod tests {
         let first = StateDir::make(&root, "a").unwrap();
         let second = StateDir::make(&root, "a").unwrap_err();
         assert_eq!(second.kind(), ErrorKind::Exists);
-        assert!(StateDir::open(&root, "a").unwrap().is_locked());
         assert_eq!(StateDir::open(&root, "b").unwrap_err().kind(), ErrorKind::NotFound);
         first.write(STATE, b"null").unwrap();
         assert!(first.record().unwrap_err().to_string().contains("state.json"));

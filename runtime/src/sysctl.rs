@@ -16,7 +16,7 @@ use std::collections::HashMap;
 
 use oci_spec::runtime::LinuxNamespaceType as Kind;
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::procfs::Procfs;
 
 /// One parameter to write.
@@ -60,7 +60,7 @@ pub(crate) fn plan(sysctl: Option<&HashMap<String, String>>) -> Result<Vec<Sysct
 /// Writes the parameters, from inside the namespaces they belong to.
 pub(crate) fn apply(procfs: &Procfs, list: &[Sysctl]) -> Result<()> {
     for Sysctl { name, path, value } in list {
-        procfs.try_write(path, value.as_bytes()).context("set", field(name))?;
+        procfs.write(path, value.as_bytes(), "set", field(name))?;
     }
     Ok(())
 }

@@ -136,12 +136,6 @@ impl RecordedGroup {
         if self.unified { Version::V2 } else { Version::V1 }
     }
 
-    /// The second field of this hierarchy's line in /proc/PID/cgroup.
-    fn names(&self) -> String {
-        let name = self.name.iter().map(|n| format!("name={n}"));
-        self.controllers.iter().cloned().chain(name).collect::<Vec<_>>().join(",")
-    }
-
     /// A state file is written by us and readable by others, and a path in it is deleted as root.
     fn check(&self) -> Result<()> {
         let plain = |p: &Path| p.components().all(|c| !matches!(c, Component::ParentDir));
@@ -181,11 +175,6 @@ impl Cgroup {
         Recorded(self.groups.iter().map(|g| g.at.clone()).collect())
     }
 
-    /// Whether the container has no cgroup.
-    pub fn is_empty(&self) -> bool {
-        self.groups.is_empty() && self.gone.is_empty()
-    }
-
     /// Opens what [`Cgroup::join`] writes to: in the creator, for a process cloned afterwards.
     ///
     /// # Errors
@@ -202,7 +191,8 @@ impl Cgroup {
                 // out every fork of the machine and wait for an RCU grace period: 4 to 17 ms.
                 let file = if group.at.unified { "cgroup.procs" } else { "tasks" };
                 let procs = knob::open(&group.dir, file, OFlag::O_WRONLY);
-                group.procs = Some(procs.context("open", format!("{file} of {}", quote(&group.at.path)))?);
+                group.procs =
+                    Some(procs.context("open", format!("{file} of {}", quote(&group.at.path)))?);
             }
         }
         Ok(())
@@ -222,36 +212,6 @@ impl Cgroup {
         for group in &self.groups {
             if let Some(procs) = &group.procs {
                 knob::put_open(procs, "0").context("join cgroup", quote(&group.at.path))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Moves the process `pid` into every hierarchy.
-    pub fn attach(&self, pid: i32) -> Result<()> {
-        for group in &self.groups {
-            knob::put(&group.dir, "cgroup.procs", &pid.to_string())
-                .context("join cgroup", quote(&group.at.path))?;
-        }
-        Ok(())
-    }
-
-    /// Checks that the process is where it should be: a cgroup removed and made again under the same
-    /// name, or moved by systemd, would leave it without limits.
-    pub fn verify(&self, pid: i32) -> Result<()> {
-        let file = format!("/proc/{pid}/cgroup");
-        let text = std::fs::read(&file).call("read").context("read", quote(&file))?;
-        for group in &self.groups {
-            let relative =
-                group.at.path.strip_prefix(&group.at.mount_point).unwrap_or(&group.at.path);
-            let names = group.at.names();
-            let line = layout::lines(&text).find(|(n, _)| *n == names);
-            let found = line.map(|(_, path)| path).unwrap_or_default();
-            // With a sub-tree mounted the kernel's path is longer than what is visible here.
-            if !found.ends_with(relative) {
-                let reason = format!("process {pid} is in {} instead", quote(&found));
-                let path = quote(&group.at.path);
-                return Err(Error::new(ErrorKind::WrongState, "join cgroup", path, reason));
             }
         }
         Ok(())

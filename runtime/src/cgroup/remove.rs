@@ -9,37 +9,18 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
-use super::{Cgroup, Recorded, children, members, open_dir, open_path, rmdir, vanished};
+use super::{Recorded, children, members, open_dir, open_path, rmdir, vanished};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 
 /// A process that was killed leaves its cgroup when it has given its memory back.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-impl Cgroup {
+impl Recorded {
     /// Removes the cgroup with all sub-cgroups from every hierarchy, and those ancestors that were
     /// made for it and hold nothing else. Processes must be dead or dying; none is moved.
     ///
     /// # Errors
     /// `WrongState` with the pids, when processes are still inside after ten seconds.
-    pub fn delete(&self) -> Result<()> {
-        self.recorded().delete()
-    }
-
-    /// Removes exactly what [`super::Plan::create`] made, for a creation that fails later.
-    pub fn undo(&self) -> Result<()> {
-        let until = Instant::now() + DEADLINE;
-        for group in &self.groups {
-            if group.made.contains(&group.at.path) {
-                remove(&group.at.path, until)?;
-            }
-            remove_ancestors(&group.made)?;
-        }
-        Ok(())
-    }
-}
-
-impl Recorded {
-    /// As [`Cgroup::delete`], from what was recorded before the cgroup was made.
     pub fn delete(&self) -> Result<()> {
         let until = Instant::now() + DEADLINE;
         self.0.iter().try_for_each(super::RecordedGroup::check)?;

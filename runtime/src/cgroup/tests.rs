@@ -23,7 +23,7 @@ struct Test {
 impl Drop for Test {
     fn drop(&mut self) {
         let _ = self.cgroup.kill(libc::SIGKILL);
-        self.cgroup.delete().unwrap();
+        self.cgroup.recorded().delete().unwrap();
         for path in self.plan.paths() {
             assert!(!path.parent().unwrap().exists(), "{path:?} is left");
         }
@@ -60,9 +60,16 @@ impl Test {
     /// A shell that is inside before it runs `script`.
     fn run(&self, script: &str) -> Child {
         let mut child = shell(script);
-        self.cgroup.attach(child.id() as i32).unwrap();
+        attach(&self.cgroup, child.id());
         go(&mut child);
         child
+    }
+}
+
+/// Moves a process into every hierarchy.
+fn attach(cgroup: &Cgroup, pid: u32) {
+    for group in &cgroup.groups {
+        knob::put(&group.dir, "cgroup.procs", &pid.to_string()).unwrap();
     }
 }
 
@@ -149,7 +156,7 @@ fn undo_keeps_what_was_there() {
     let top = paths[0].parent().unwrap().to_path_buf();
     std::fs::create_dir(&top).unwrap();
     let cgroup = plan.create(&mut Vec::new()).unwrap();
-    cgroup.undo().unwrap();
+    cgroup.recorded().delete().unwrap();
     assert!(top.exists() && !paths[0].exists());
     std::fs::remove_dir(&top).unwrap();
     assert!(paths.iter().all(|p| !p.parent().unwrap().exists()));
@@ -160,10 +167,7 @@ fn members_are_found_verified_and_killed() {
     let test = make("{}");
     let mut child = test.run("exec sleep 1000");
     let pid = child.id() as i32;
-    test.cgroup.verify(pid).unwrap();
     assert_eq!(test.cgroup.pids().unwrap(), [pid]);
-    let outside = test.cgroup.verify(std::process::id() as i32).unwrap_err().to_string();
-    assert!(outside.contains("instead"), "{outside}");
     test.cgroup.kill(libc::SIGTERM).unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
     assert!(test.cgroup.pids().unwrap().is_empty());
@@ -356,7 +360,7 @@ fn kills_for_lack_of_memory_are_seen() {
     let test = make(r#"{"memory":{"limit":8388608,"swap":8388608}}"#);
     let (end, _hold) = pipe().unwrap();
     let mut child = shell("exec tail /dev/zero");
-    test.cgroup.attach(child.id() as i32).unwrap();
+    attach(&test.cgroup, child.id());
     let (told, hear) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         let (cgroup, end) = (&test.cgroup, &end);
@@ -403,27 +407,19 @@ fn sub_cgroups_stay_inside() {
     }
 }
 
-const JOIN: &str = "BULKHEAD_TEST_JOIN";
-
-/// Runs itself in a process of its own, since joining moves all threads.
 #[test]
 fn a_process_joins_by_descriptors() {
-    if let Ok(recorded) = std::env::var(JOIN) {
-        let mut cgroup = Cgroup::open(&serde_json::from_str(&recorded).unwrap()).unwrap();
-        cgroup.clone_into = false;
-        cgroup.prepare_join().unwrap();
+    let test = make("{}");
+    let mut cgroup = Cgroup::open(&test.cgroup.recorded()).unwrap();
+    cgroup.clone_into = false;
+    cgroup.prepare_join().unwrap();
+    crate::testing::in_child(|| {
         cgroup.join().unwrap();
         reset_affinity().unwrap();
-        return cgroup.verify(std::process::id() as i32).unwrap();
-    }
-    let test = make("{}");
-    let status = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "cgroup::tests::a_process_joins_by_descriptors"])
-        .env(JOIN, serde_json::to_string(&test.cgroup.recorded()).unwrap())
-        .stdout(Stdio::null())
-        .status()
-        .unwrap();
-    assert!(status.success());
+        let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let joined = own.lines().filter(|line| line.ends_with("/inner")).count();
+        assert_eq!(joined, cgroup.groups.len(), "{own}");
+    });
 }
 
 #[test]
@@ -432,7 +428,7 @@ fn a_cgroup_that_is_gone_is_not_joined() {
     let mut cgroup = Cgroup::open(&plan.recorded()).unwrap();
     assert_eq!(cgroup.prepare_join().unwrap_err().kind(), ErrorKind::WrongState);
     cgroup.kill(libc::SIGKILL).unwrap();
-    cgroup.delete().unwrap();
+    cgroup.recorded().delete().unwrap();
 }
 
 #[test]
@@ -503,12 +499,12 @@ fn an_ordinary_user_goes_without_unless_limits_are_asked_for() {
     plan.permission = Permission::Tolerated;
     let mut warnings = Vec::new();
     let cgroup = plan.create(&mut warnings).unwrap();
-    assert!(cgroup.is_empty() && cgroup.clone_target().is_none());
+    assert!(cgroup.groups.is_empty() && cgroup.clone_target().is_none());
     assert_eq!(warnings.len(), plan.paths().len());
     assert!(warnings.iter().any(|w| w.contains("devices")), "{warnings:?}");
     cgroup.join().unwrap();
     cgroup.kill(libc::SIGKILL).unwrap();
-    cgroup.delete().unwrap();
+    cgroup.recorded().delete().unwrap();
     let (_, mut plan) = planned(r#"{"memory":{"limit":4096}}"#);
     plan.permission = Permission::Tolerated;
     let error = plan.create(&mut Vec::new()).unwrap_err().to_string();

@@ -53,20 +53,45 @@ pub(crate) fn open_for_child(
 
 fn open_beneath(plan: &Plan, wanted: Wanted, child_root: BorrowedFd<'_>) -> Result<OwnedFd> {
     let (path, subject, follow) = match wanted {
-        Wanted::Rootfs => (&plan.rootfs, "root.path".to_owned(), true),
+        Wanted::Rootfs => (plan.rootfs.as_c_str(), "root.path".to_owned(), true),
         Wanted::Source(index) => {
-            let mount = plan.mounts.iter().find(|mount| mount.index == index);
-            let source = mount.and_then(|m| m.source.as_ref().map(|source| (m, source)));
-            let Some((mount, source)) = source else {
-                let field = format!("mounts[{index}]");
-                return Err(Error::invalid(field, "is no bind mount"));
-            };
+            let (mount, source) = source_of(plan, index)?;
             (source, mount.subject(), !mount.options.source_nofollow)
         }
     };
     let flags = OFlag::O_PATH | if follow { OFlag::empty() } else { OFlag::O_NOFOLLOW };
     openat2(child_root, path, flags, ResolveFlag::RESOLVE_IN_ROOT)
         .context("open for", format!("{subject} {}", quote_c(path)))
+}
+
+/// The creator's half of [`Creator::clone_source`]: the source of `mounts[index]` without the mounts
+/// below it. In the child's user namespace the kernel locks those to the mount that they cover, and
+/// refuses to bind it alone; the creator has made them and may uncover it.
+///
+/// # Errors
+/// The source's mount is restricted on the host. A clone made here would carry the restriction
+/// without the lock, and the container could lift it.
+pub(crate) fn clone_for_child(plan: &Plan, index: usize) -> Result<OwnedFd> {
+    let (mount, source) = source_of(plan, index)?;
+    let subject = || format!("{} from {}", mount.subject(), quote_c(source));
+    let tree = clone_tree(AT_FDCWD, source, Depth::Top, !mount.options.source_nofollow)
+        .context("mount", subject())?;
+    let restrictions =
+        FsFlags::ST_RDONLY | FsFlags::ST_NOSUID | FsFlags::ST_NODEV | FsFlags::ST_NOEXEC;
+    let flags = fstatvfs(&tree).call("fstatfs").context("inspect", subject())?.flags();
+    if flags.intersects(restrictions) {
+        let reason = "the source holds other mounts and is itself mounted with restrictions, which \
+                      a user namespace could lift: rbind is needed";
+        return Err(Error::unsupported("mount", subject(), reason));
+    }
+    Ok(tree)
+}
+
+fn source_of(plan: &Plan, index: usize) -> Result<(&Mount, &CStr)> {
+    let mount = plan.mounts.iter().find(|mount| mount.index == index);
+    mount
+        .and_then(|mount| mount.source.as_deref().map(|source| (mount, source)))
+        .ok_or_else(|| Error::invalid(format!("mounts[{index}]"), "is no bind mount"))
 }
 
 /// The creator's half of [`Creator::idmap`]: maps the ids of the detached tree that becomes
@@ -107,6 +132,9 @@ pub(super) fn tree(
         Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) if plan.userns => {
             let handle = creator.bind_source(mount.index)?;
             clone_tree(handle.as_fd(), c"", depth, follow)
+        }
+        Err(Failure { errno: Errno::EINVAL, .. }) if plan.userns && depth == Depth::Top => {
+            Ok(creator.clone_source(mount.index)?)
         }
         other => other,
     };

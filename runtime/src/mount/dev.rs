@@ -196,7 +196,12 @@ fn make_node(parent: BorrowedFd<'_>, name: &CStr, node: &Node) -> Result<bool, F
             if node.is(&stat) && exact {
                 return Ok(true);
             }
-            // Whatever the image has under the name of a device is not that device.
+            // config-linux.md, "Devices": another file in the place of a device that the
+            // configuration lists is an error. In the place of a default one it is the image's
+            // leftover, which must not be taken for the device.
+            if node.field.is_some() && !node.is(&stat) {
+                return Err(Failure { call: "mknodat", errno: Errno::EEXIST });
+            }
             unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).call("unlinkat")?;
             match make() {
                 Err(Errno::EPERM) => return Ok(false),

@@ -41,6 +41,8 @@ pub(crate) trait Creator {
     fn rootfs(&mut self) -> Result<OwnedFd>;
     /// The source of `mounts[index]` as [`bind::open_for_child`] opens it.
     fn bind_source(&mut self, index: usize) -> Result<OwnedFd>;
+    /// The source of `mounts[index]` as [`bind::clone_for_child`] clones it.
+    fn clone_source(&mut self, index: usize) -> Result<OwnedFd>;
     /// Maps the ids of a detached tree, which becomes `mounts[index]`, by [`bind::idmap`].
     fn idmap(&mut self, index: usize, tree: BorrowedFd<'_>) -> Result<()>;
 }
@@ -56,6 +58,8 @@ pub(crate) struct Facts<'a> {
     pub pid_namespace: bool,
     /// The container has a cgroup namespace, new or joined.
     pub cgroup_namespace: bool,
+    /// `linux.mountLabel`, on a host that has SELinux.
+    pub label: Option<String>,
     /// `--no-pivot` is given.
     pub no_pivot: bool,
     /// The host's cgroup hierarchies.
@@ -249,8 +253,8 @@ pub(crate) fn plan(
         devices,
         masks,
         cgroups: cgroupfs::plan(facts.layout, &facts.cgroup_dirs, facts.cgroup_namespace),
-        label: match linux.and_then(|l| l.mount_label().as_deref()) {
-            None | Some("") => None,
+        label: match &facts.label {
+            None => None,
             Some(label) => Some(string(OsStr::new(label), "linux.mountLabel")?),
         },
         userns: facts.user_namespace,

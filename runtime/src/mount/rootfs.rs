@@ -319,11 +319,6 @@ impl Root {
         }
     }
 
-    /// The root's handle, for what else must be done beneath it.
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
     /// Makes this the root of the process and leaves the host's mounts behind.
     pub(crate) fn enter(self, plan: &Plan) -> Result<Inside> {
         let subject = quote_c(&plan.rootfs);
@@ -473,11 +468,6 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 }
 
 impl Inside {
-    /// The root's handle.
-    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
     /// Mounts a terminal on /dev/console; see [`dev::console`].
     pub(crate) fn console(&self, slave: BorrowedFd<'_>) -> Result<()> {
         dev::console(self.fd.as_fd(), slave)

@@ -30,6 +30,10 @@ impl Creator for Alone {
     fn bind_source(&mut self, index: usize) -> Result<OwnedFd> {
         panic!("asked for mounts[{index}]")
     }
+    fn clone_source(&mut self, index: usize) -> Result<OwnedFd> {
+        panic!("mounts[{index}] was asked for")
+    }
+
     fn idmap(&mut self, index: usize, _: BorrowedFd<'_>) -> Result<()> {
         panic!("asked to map mounts[{index}]")
     }
@@ -45,6 +49,7 @@ fn spec(mounts: Value, linux: Value, root: Value) -> Spec {
 
 fn facts(layout: &Layout, user_namespace: bool) -> Facts<'_> {
     Facts {
+        label: None,
         user_namespace,
         mount_namespace: true,
         pid_namespace: true,
@@ -850,6 +855,10 @@ impl Creator for Outside {
     fn bind_source(&mut self, index: usize) -> Result<OwnedFd> {
         Ok(self.ask(index as u8, None).unwrap())
     }
+    fn clone_source(&mut self, index: usize) -> Result<OwnedFd> {
+        panic!("mounts[{index}] was asked for")
+    }
+
     fn idmap(&mut self, _: usize, tree: BorrowedFd<'_>) -> Result<()> {
         self.ask(b'i', Some(tree));
         Ok(())

@@ -27,6 +27,9 @@ pub(crate) enum FromChild {
     Rootfs,
     /// Wants `mounts[n]`'s source opened by the creator; answered by [`FromCreator::Descriptor`].
     BindSource(u32),
+    /// Wants a clone of `mounts[n]`'s source made by the creator; answered by
+    /// [`FromCreator::Descriptor`].
+    CloneSource(u32),
     /// Wants the ids of the detached tree that comes with this mapped as `mounts[n]` says; answered
     /// by [`FromCreator::Done`].
     Idmap(u32),
@@ -75,14 +78,10 @@ pub(crate) struct Channel(OwnedFd);
 impl Channel {
     /// A connected pair, close-on-exec.
     pub(crate) fn pair() -> Result<(Self, Self)> {
-        let (a, b) = socketpair(
-            AddressFamily::Unix,
-            SockType::SeqPacket,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .call("socketpair")
-        .context("make", "the channel to the container's process")?;
+        let (a, b) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .call("socketpair")
+                .context("make", "the channel to the container's process")?;
         Ok((Self(a), Self(b)))
     }
 
@@ -246,6 +245,7 @@ impl Frame for FromChild {
         match self {
             Self::BindSource(mount) => (to.tag(1), to.number(*mount as i32)).1,
             Self::Rootfs => to.tag(12),
+            Self::CloneSource(mount) => (to.tag(13), to.number(*mount as i32)).1,
             Self::Idmap(mount) => (to.tag(2), to.number(*mount as i32)).1,
             Self::OomScoreAdj => to.tag(3),
             Self::Rlimits => to.tag(4),
@@ -263,6 +263,7 @@ impl Frame for FromChild {
         Some(match from.tag()? {
             1 => Self::BindSource(from.number()?.try_into().ok()?),
             12 => Self::Rootfs,
+            13 => Self::CloneSource(from.number()?.try_into().ok()?),
             2 => Self::Idmap(from.number()?.try_into().ok()?),
             3 => Self::OomScoreAdj,
             4 => Self::Rlimits,
@@ -310,14 +311,20 @@ mod tests {
         let (a, b) = Channel::pair().unwrap();
         let errors = [
             Error::invalid("linux.namespaces[2]", "duplicate \"pid\""),
-            Error::system("mount", "\"/proc\"", Failure { call: "move_mount", errno: Errno::EBUSY }),
+            Error::system(
+                "mount",
+                "\"/proc\"",
+                Failure { call: "move_mount", errno: Errno::EBUSY },
+            ),
             Error::new(ErrorKind::Exec, "exec", "\"sh\"", "ünïcode".repeat(20_000)),
         ];
         for error in errors {
             a.send(&FromChild::Failed(error.clone()), None).unwrap();
             let Some((FromChild::Failed(got), None)) = b.receive().unwrap() else { panic!() };
             assert_eq!(got.kind(), error.kind());
-            assert!(error.to_string().starts_with(&got.to_string()[..40.min(got.to_string().len())]));
+            assert!(
+                error.to_string().starts_with(&got.to_string()[..40.min(got.to_string().len())])
+            );
         }
     }
 

@@ -9,7 +9,6 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::hooks::Kind;
@@ -151,12 +150,7 @@ fn take_terminal(
 }
 
 /// After `start`: hooks, filter, program. Returns only an error.
-fn start(
-    plan: &Plan,
-    program: &program::Program,
-    path: &CString,
-    starter: &Channel,
-) -> Error {
+fn start(plan: &Plan, program: &program::Program, path: &CString, starter: &Channel) -> Error {
     if let Err(error) = plan.hooks.run(Kind::StartContainer, std::process::id() as i32) {
         return error;
     }
@@ -205,7 +199,8 @@ fn wait_for_release() -> bool {
 /// Tells the peer which number the listener will have: the lowest that is free.
 fn announce_listener(starter: &Channel) -> Result<()> {
     let number = {
-        let probe = nix::unistd::dup(starter.as_fd()).call("dup").context("find", "a free number")?;
+        let probe =
+            nix::unistd::dup(starter.as_fd()).call("dup").context("find", "a free number")?;
         probe.as_raw_fd()
     };
     starter
@@ -258,6 +253,10 @@ impl mount::Creator for Asker<'_> {
 
     fn bind_source(&mut self, mount: usize) -> Result<OwnedFd> {
         self.descriptor(&FromChild::BindSource(mount as u32))
+    }
+
+    fn clone_source(&mut self, mount: usize) -> Result<OwnedFd> {
+        self.descriptor(&FromChild::CloneSource(mount as u32))
     }
 
     fn idmap(&mut self, mount: usize, tree: BorrowedFd<'_>) -> Result<()> {

@@ -107,7 +107,9 @@ fn own_pid_namespace(_proc: &Procfs) -> Result<OwnedFd> {
 fn open_root(pid: i32, _proc: &Procfs) -> Result<OwnedFd> {
     let path = format!("/proc/{pid}/root");
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    nix::fcntl::open(path.as_str(), flags, Mode::empty()).call("open").context("open", format!("{path:?}"))
+    nix::fcntl::open(path.as_str(), flags, Mode::empty())
+        .call("open")
+        .context("open", format!("{path:?}"))
 }
 
 fn run(
@@ -119,7 +121,8 @@ fn run(
     channel: Channel,
     fork_again: bool,
 ) -> ! {
-    let prepared = prepare(plan, target, cgroup, proc, root.as_ref().map(AsFd::as_fd), &channel, fork_again);
+    let prepared =
+        prepare(plan, target, cgroup, proc, root.as_ref().map(AsFd::as_fd), &channel, fork_again);
     let (program, path) = prepared.unwrap_or_else(|error| child::give_up(&channel, &error));
     if channel.send(&FromChild::Ready, None).is_err() {
         sys::clone::exit_now(1);

@@ -39,9 +39,10 @@ impl Around {
         // For pid and time the process itself stays where it is; only what its children get changes,
         // and its own namespace is what they got before.
         let path = format!("/proc/self/ns/{}", namespaces::file_name(flag));
-        let own = nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .call("open")
-            .context("open", &path)?;
+        let own =
+            nix::fcntl::open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+                .call("open")
+                .context("open", &path)?;
         self.back.push((flag, own));
         Ok(())
     }
@@ -72,8 +73,8 @@ impl Drop for Around {
 fn new_time_namespace(plan: &Plan, proc: &Procfs) -> Result<()> {
     sys::process::unshare(libc::CLONE_NEWTIME).context("make", "a time namespace")?;
     if let Some(offsets) = &plan.time_offsets {
-        proc.try_write("self/timens_offsets", offsets.as_bytes())
-            .context("set linux.timeOffsets", format!("{offsets:?}"))?;
+        let subject = format!("linux.timeOffsets {offsets:?}");
+        proc.write("self/timens_offsets", offsets.as_bytes(), "set", subject)?;
     }
     Ok(())
 }

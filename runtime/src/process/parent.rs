@@ -66,11 +66,6 @@ impl Born {
         Self { guard: Guard { pid, pidfd: Some(pidfd) }, channel }
     }
 
-    /// The pid, for the record that is written while the process builds.
-    pub(crate) fn pid(&self) -> i32 {
-        self.guard.pid
-    }
-
     /// Writes id maps when there is a new user namespace, and lets the process go on.
     pub(crate) fn help(self, maps: Option<(&Maps, Writer)>, proc: &Procfs) -> Result<Building> {
         if let Some((maps, writer)) = maps {
@@ -87,6 +82,8 @@ impl Born {
 pub(crate) trait Requests {
     /// Opens a path of the plan for the process `pid`.
     fn open(&mut self, wanted: Wanted, pid: i32) -> Result<OwnedFd>;
+    /// Clones the source of `mounts[n]`.
+    fn clone_source(&mut self, mount: usize) -> Result<OwnedFd>;
     /// Maps the ids of the tree that becomes `mounts[n]`.
     fn idmap(&mut self, mount: usize, tree: OwnedFd, pid: i32) -> Result<()>;
     /// Sets the process's oom_score_adj.
@@ -129,6 +126,9 @@ impl Building {
                 }
                 (FromChild::BindSource(n), _) => {
                     self.answer(requests.open(Wanted::Source(n as usize), pid).map(Some))?;
+                }
+                (FromChild::CloneSource(n), _) => {
+                    self.answer(requests.clone_source(n as usize).map(Some))?;
                 }
                 (FromChild::Idmap(n), Some(tree)) => {
                     self.answer(requests.idmap(n as usize, tree, pid).map(|()| None))?;
@@ -185,7 +185,12 @@ impl Building {
                 other => format!("{other:?}"),
             },
         );
-        Error::new(ErrorKind::System, "wait for", "the container's process", format!("it {fate} before it was ready"))
+        Error::new(
+            ErrorKind::System,
+            "wait for",
+            "the container's process",
+            format!("it {fate} before it was ready"),
+        )
     }
 }
 
@@ -296,7 +301,8 @@ fn fetch_listener(channel: &Channel, pidfd: BorrowedFd<'_>, number: i32) -> Resu
 /// Writes a one to the word at `flag` in the memory of `pid`. process_vm_writev(2).
 fn raise(pid: i32, flag: u64) -> std::result::Result<(), Failure> {
     let one = 1u32.to_ne_bytes();
-    let base = usize::try_from(flag).map_err(|_| Failure { call: "process_vm_writev", errno: Errno::EFAULT })?;
+    let base = usize::try_from(flag)
+        .map_err(|_| Failure { call: "process_vm_writev", errno: Errno::EFAULT })?;
     let there = [RemoteIoVec { base, len: one.len() }];
     process_vm_writev(Pid::from_raw(pid), &[IoSlice::new(&one)], &there)
         .call("process_vm_writev")

@@ -53,8 +53,6 @@ pub(crate) struct Program {
     pub seccomp: Option<seccomp::Filter>,
     /// Descriptors from 3 that the caller of this program hands to the container.
     pub inherited_fds: u32,
-    /// How many of them are socket activation's: `LISTEN_FDS` was set.
-    pub listen_fds: u32,
 }
 
 /// Window size of the terminal; zero where the configuration says nothing.
@@ -127,7 +125,6 @@ pub(crate) fn plan(
         labels,
         seccomp,
         inherited_fds: inherit.listen_fds + inherit.preserve_fds,
-        listen_fds: inherit.listen_fds,
     })
 }
 
@@ -160,7 +157,8 @@ impl Program {
         self.set_rlimits(creator)?;
         self.capabilities.drop_bounding()?;
         self.set_user()?;
-        let hold = if self.seccomp.is_some() && !self.no_new_privileges { caps::SYS_ADMIN } else { 0 };
+        let hold =
+            if self.seccomp.is_some() && !self.no_new_privileges { caps::SYS_ADMIN } else { 0 };
         self.capabilities.set(hold)?;
         self.capabilities.raise_ambient()?;
         if self.no_new_privileges {
@@ -202,7 +200,8 @@ impl Program {
                     "is not open",
                 ));
             }
-            sys::fd::keep_on_exec(number).context("pass on", format!("file descriptor {number}"))?;
+            sys::fd::keep_on_exec(number)
+                .context("pass on", format!("file descriptor {number}"))?;
         }
         sys::fd::cloexec_from(first + self.inherited_fds).context("close", "the runtime's files")
     }
@@ -211,11 +210,13 @@ impl Program {
     /// open /dev/stdout again. Devices of the host keep their owner: /dev/null belongs to all.
     fn give_standard_streams(&self) -> Result<()> {
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        let streams = [("stdin", stdin.as_fd()), ("stdout", stdout.as_fd()), ("stderr", stderr.as_fd())];
+        let streams =
+            [("stdin", stdin.as_fd()), ("stdout", stdout.as_fd()), ("stderr", stderr.as_fd())];
         for (name, fd) in streams {
             let Ok(stat) = fstat(fd) else { continue };
             let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
-            if kind == SFlag::S_IFCHR || kind == SFlag::S_IFBLK || stat.st_uid == self.uid.as_raw() {
+            if kind == SFlag::S_IFCHR || kind == SFlag::S_IFBLK || stat.st_uid == self.uid.as_raw()
+            {
                 continue;
             }
             match fchown(fd, Some(self.uid), None) {
@@ -263,9 +264,7 @@ impl Program {
     /// root: `/proc/self/fd/N` of a leaked directory would be the host's (CVE-2024-21626).
     pub(crate) fn enter_cwd(&self) -> Result<()> {
         let cwd = quote(std::ffi::OsStr::from_bytes(self.cwd.as_bytes()));
-        nix::unistd::chdir(self.cwd.as_c_str())
-            .call("chdir")
-            .context("enter process.cwd", &cwd)?;
+        nix::unistd::chdir(self.cwd.as_c_str()).call("chdir").context("enter process.cwd", &cwd)?;
         match nix::unistd::getcwd() {
             // The kernel marks a directory outside the root by a path that does not begin with '/'.
             Ok(path) if path.as_os_str().as_bytes().starts_with(b"/") => Ok(()),

@@ -14,12 +14,7 @@ use crate::error::Failure;
 pub(crate) fn cloexec_from(first: u32) -> Result<()> {
     // SAFETY: no memory is passed; only flags of descriptors change.
     check("close_range", unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
     })?;
     Ok(())
 }

@@ -32,12 +32,5 @@ pub(crate) type Result<T> = std::result::Result<T, Failure>;
 
 /// Turns the return value of `libc::syscall` or a libc wrapper into a result.
 fn check(call: &'static str, value: c_long) -> Result<c_long> {
-    if value == -1 {
-        Err(Failure {
-            call,
-            errno: Errno::last(),
-        })
-    } else {
-        Ok(value)
-    }
+    if value == -1 { Err(Failure { call, errno: Errno::last() }) } else { Ok(value) }
 }

@@ -127,9 +127,8 @@ pub(crate) fn set_dumpable(dumpable: bool) -> Result<()> {
 /// Brings the loopback interface of the current network namespace up. netdevice(7).
 pub(crate) fn loopback_up() -> Result<()> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    let socket =
-        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(|errno| Failure { call: "socket", errno })?;
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+        .map_err(|errno| Failure { call: "socket", errno })?;
     // SAFETY: ifreq is plain data; all zeroes is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = b'l' as libc::c_char;
@@ -144,7 +143,10 @@ pub(crate) fn loopback_up() -> Result<()> {
 /// Raises or sets the hostname's sibling, the NIS domain name. setdomainname(2).
 pub(crate) fn setdomainname(name: &[u8]) -> Result<()> {
     // SAFETY: pointer and length describe one slice.
-    check("setdomainname", unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into())?;
+    check(
+        "setdomainname",
+        unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into(),
+    )?;
     Ok(())
 }
 
