@@ -309,10 +309,14 @@ impl Container {
                 match self.status()? {
                     Status::Created | Status::Paused => {}
                     Status::Stopped => {
-                        return Err(self.wrong("start", "cannot start a container that has stopped"));
+                        return Err(
+                            self.wrong("start", "cannot start a container that has stopped")
+                        );
                     }
                     Status::Running => {
-                        return Err(self.wrong("start", "cannot start an already running container"));
+                        return Err(
+                            self.wrong("start", "cannot start an already running container")
+                        );
                     }
                 }
                 self.pidfd()?

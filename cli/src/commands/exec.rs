@@ -59,7 +59,7 @@ pub struct Exec {
     /// Pass this many descriptors on, beside standard streams and those of $LISTEN_FDS
     #[arg(long, value_name = "n", default_value_t = 0, hide_default_value = true)]
     preserve_fds: u32,
-    /// Run in an existing sub-cgroup: [controller[,controller]:]path
+    /// Run in an existing sub-cgroup: `[controller[,controller]:]path`
     #[arg(long, value_name = "cgroup")]
     cgroup: Vec<String>,
     /// Run although the container is paused

@@ -2,7 +2,7 @@
 //!
 //! Nothing is allowed unless a rule says so, whether the configuration has rules or not. A rule list
 //! means, for each of read, write and mknod by itself: the last rule that matches the device and
-//! names the access decides. Both back ends are compared with [`Rules::allows`] in the tests.
+//! names the access decides. Both back ends are compared with a direct evaluation in the tests.
 //!
 //! Kernel: [v1](https://docs.kernel.org/admin-guide/cgroup-v1/devices.html),
 //! [v2](https://docs.kernel.org/admin-guide/cgroup-v2.html#device-controller).

@@ -117,7 +117,7 @@ fn limits_are_written_and_everything_goes_away() {
         recorded
             .0
             .iter()
-            .all(|g| g.ancestors == [g.mount_point.join(&test.top.strip_prefix("/").unwrap())])
+            .all(|g| g.ancestors == [g.mount_point.join(test.top.strip_prefix("/").unwrap())])
     );
 }
 

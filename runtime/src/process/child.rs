@@ -159,10 +159,9 @@ fn start(plan: &Plan, program: &program::Program, path: &CString, starter: &Chan
 
 /// Installs the filter and executes. Nothing but `execve` runs under the filter, unless that fails.
 pub(crate) fn execute(program: &program::Program, path: &CString, starter: &Channel) -> Error {
-    if program.seccomp.as_ref().is_some_and(|filter| filter.notify.is_some()) {
-        if let Err(error) = announce_listener(starter) {
-            return error;
-        }
+    let notifies = program.seccomp.as_ref().is_some_and(|filter| filter.notify.is_some());
+    if notifies && let Err(error) = announce_listener(starter) {
+        return error;
     }
     match program.install_filter() {
         Ok(None) => program.execute(path),

@@ -229,7 +229,7 @@ impl Program {
     }
 
     fn set_user(&self) -> Result<()> {
-        match sys::process::setgroups(&self.groups) {
+        match nix::unistd::setgroups(&self.groups) {
             // The namespace denies setgroups, for good; only a request for groups is an error then.
             Err(Errno::EPERM) if self.groups.is_empty() => {}
             other => other

@@ -3,8 +3,6 @@
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use nix::errno::Errno;
-
 use super::{Result, check};
 use crate::error::Failure;
 
@@ -140,19 +138,12 @@ pub(crate) fn loopback_up() -> Result<()> {
     Ok(())
 }
 
-/// Raises or sets the hostname's sibling, the NIS domain name. setdomainname(2).
+/// Sets the NIS domain name of the UTS namespace. setdomainname(2).
 pub(crate) fn setdomainname(name: &[u8]) -> Result<()> {
     // SAFETY: pointer and length describe one slice.
-    check(
-        "setdomainname",
-        unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into(),
-    )?;
+    let done = unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) };
+    check("setdomainname", done.into())?;
     Ok(())
-}
-
-/// Replaces supplementary groups. EPERM where the user namespace denies it.
-pub(crate) fn setgroups(groups: &[nix::unistd::Gid]) -> std::result::Result<(), Errno> {
-    nix::unistd::setgroups(groups)
 }
 
 #[cfg(test)]

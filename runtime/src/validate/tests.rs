@@ -697,23 +697,3 @@ fn a_process_file_and_a_resources_file_name_their_own_paths() {
         "{error}"
     );
 }
-
-/// Not a test of speed, which a shared machine cannot promise: run it by name in release.
-#[test]
-#[ignore = "a measurement"]
-fn time_of_a_configuration() {
-    let mut config = base();
-    let names: Vec<String> = (0..450).map(|number| format!("system_call_{number}")).collect();
-    change(&mut config, "linux.seccomp.syscalls[0].names", Some(json!(names)));
-    let text = serde_json::to_vec_pretty(&config).unwrap();
-    let mut best = std::time::Duration::MAX;
-    for _ in 0..2000 {
-        let begin = std::time::Instant::now();
-        let mut warnings = Vec::new();
-        let parsed = parse_config(&text, &mut warnings).unwrap();
-        validate(&parsed.spec, &mut warnings).unwrap();
-        best = best.min(begin.elapsed());
-        drop(parsed);
-    }
-    println!("{} bytes in {best:?}", text.len());
-}
