@@ -8,9 +8,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::program::Failure;
-use crate::time;
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Log {
         if level == Level::Debug && !self.debug {
             return;
         }
-        let line = line(self.format, level, message, &time::now());
+        let line = line(self.format, level, message, &runtime::rfc3339(SystemTime::now()));
         match &self.file {
             Some(file) => send(&mut &**file, &line),
             None => send(&mut io::stderr(), &line),

@@ -18,7 +18,6 @@ mod session;
 mod signals;
 mod size;
 mod table;
-mod time;
 mod user;
 
 fn main() -> std::process::ExitCode {

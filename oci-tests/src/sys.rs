@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// Any system call with up to six plain numbers; answers (return value, errno or 0).
 ///
 /// Pointers are passed as numbers too, so that the probe can try calls under a seccomp filter; it
-/// passes only null or the address of a buffer that [`scratch`] leaked.
+/// passes only null or the address of a buffer that `scratch` leaked.
 pub fn raw(number: i64, args: [u64; 6]) -> (i64, i32) {
     let [a, b, c, d, e, f] = args;
     // SAFETY: the arguments are numbers the suite chose for calls that do not write to memory, or the

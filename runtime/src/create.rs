@@ -176,39 +176,7 @@ fn fork(
             around.leave()?;
             Ok(born)
         }
-        Err(error) => Err(explain_clone(error, plan)),
-    }
-}
-
-/// `clone3` has many reasons for few errnos.
-fn explain_clone(error: Error, plan: &Plan) -> Error {
-    use nix::errno::Errno;
-    let hint = match error.errno() {
-        Some(Errno::ENOSPC) => {
-            "a limit on namespaces is reached: see /proc/sys/user/max_*_namespaces"
-        }
-        Some(Errno::EPERM) if plan.maps.is_some() => {
-            "user namespaces may be switched off: see kernel.unprivileged_userns_clone and \\
-             kernel.apparmor_restrict_unprivileged_userns"
-        }
-        Some(Errno::EPERM) => {
-            "the creator lacks CAP_SYS_ADMIN; without it, linux.namespaces needs a user namespace"
-        }
-        Some(Errno::EAGAIN) => "the limit on processes is reached (RLIMIT_NPROC, pids.max)",
-        _ => return error,
-    };
-    Error::new(
-        error.kind(),
-        error.operation(),
-        error.subject(),
-        format!("{}; {hint}", cause(&error)),
-    )
-}
-
-fn cause(error: &Error) -> String {
-    match error.cause() {
-        crate::error::Cause::Call(failure) => failure.to_string(),
-        crate::error::Cause::Reason(reason) => reason.clone(),
+        Err(error) => Err(error),
     }
 }
 
