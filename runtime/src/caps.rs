@@ -12,80 +12,44 @@
 //! 3. [`Capabilities::set`], one call for three sets, so that no moment has a mixture;
 //! 4. [`Capabilities::raise_ambient`], which needs permitted and inheritable bits.
 //!
-//! Without `no_new_privs` installing a seccomp filter needs `CAP_SYS_ADMIN`. `set` then holds that bit
-//! back ([`SYS_ADMIN`]) until a second `set` without it, after the filter.
+//! Without `no_new_privs` installing a seccomp filter needs `CAP_SYS_ADMIN`: `set` then holds that bit
+//! ([`SYS_ADMIN`]) until `execve`, see [`crate::process::program`].
+//!
+//! Names, numbers and reading are the `caps` crate's; setting is one call of ours.
 
+use ::caps::Capability;
 use nix::errno::Errno;
-use oci_spec::runtime::{Capabilities as Names, Capability, LinuxCapabilities};
+use oci_spec::runtime::{Capabilities as Names, Capability as NamedCapability, LinuxCapabilities};
 
-use crate::error::{Call, Context, Result};
+use crate::error::{Call, Context, Error, ErrorKind, Result};
 use crate::sys;
-
-/// Names in the order of their numbers: the index is the bit.
-const NAMES: [&str; 41] = [
-    "CAP_CHOWN",
-    "CAP_DAC_OVERRIDE",
-    "CAP_DAC_READ_SEARCH",
-    "CAP_FOWNER",
-    "CAP_FSETID",
-    "CAP_KILL",
-    "CAP_SETGID",
-    "CAP_SETUID",
-    "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE",
-    "CAP_NET_BIND_SERVICE",
-    "CAP_NET_BROADCAST",
-    "CAP_NET_ADMIN",
-    "CAP_NET_RAW",
-    "CAP_IPC_LOCK",
-    "CAP_IPC_OWNER",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-    "CAP_SYS_CHROOT",
-    "CAP_SYS_PTRACE",
-    "CAP_SYS_PACCT",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_BOOT",
-    "CAP_SYS_NICE",
-    "CAP_SYS_RESOURCE",
-    "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG",
-    "CAP_MKNOD",
-    "CAP_LEASE",
-    "CAP_AUDIT_WRITE",
-    "CAP_AUDIT_CONTROL",
-    "CAP_SETFCAP",
-    "CAP_MAC_OVERRIDE",
-    "CAP_MAC_ADMIN",
-    "CAP_SYSLOG",
-    "CAP_WAKE_ALARM",
-    "CAP_BLOCK_SUSPEND",
-    "CAP_AUDIT_READ",
-    "CAP_PERFMON",
-    "CAP_BPF",
-    "CAP_CHECKPOINT_RESTORE",
-];
 
 /// The capability that installs a filter without `no_new_privs`, as a mask.
 pub(crate) const SYS_ADMIN: u64 = 1 << 21;
 
-/// Every capability that has a name here, as a mask.
-pub(crate) const ALL: u64 = (1 << NAMES.len()) - 1;
+/// Every capability of a namespace's root, whether or not it has a name here.
+pub(crate) const ALL: u64 = u64::MAX;
 
-/// The number of a capability given by its full name.
-pub(crate) fn bit_of(name: &str) -> Option<usize> {
-    NAMES.iter().position(|known| *known == name)
+/// Whether `name` is a capability's full name, such as `CAP_KILL`.
+pub(crate) fn is_name(name: &str) -> bool {
+    name.parse::<Capability>().is_ok()
 }
 
-/// All names, for `features` and `--cap` flags.
-pub(crate) fn names() -> &'static [&'static str] {
-    &NAMES
+/// All names in the order of their numbers.
+pub(crate) fn names() -> Vec<String> {
+    ordered().map(|capability| capability.to_string()).collect()
 }
 
 /// The names in a mask, for messages.
 pub(crate) fn describe(mask: u64) -> String {
-    let named = NAMES.iter().enumerate().filter(|(bit, _)| mask & (1 << bit) != 0);
-    named.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+    let named = ordered().filter(|capability| mask & capability.bitmask() != 0);
+    named.map(|capability| capability.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn ordered() -> impl Iterator<Item = Capability> {
+    let mut all: Vec<_> = ::caps::all().into_iter().collect();
+    all.sort_by_key(Capability::index);
+    all.into_iter()
 }
 
 /// The five sets, as masks.
@@ -113,7 +77,12 @@ pub(crate) fn plan(capabilities: Option<&LinuxCapabilities>) -> Capabilities {
 }
 
 fn mask(names: &Option<Names>) -> u64 {
-    names.iter().flatten().fold(0, |mask, name| mask | 1 << bit(*name))
+    names.iter().flatten().fold(0, |mask, &name| mask | number_of(name).bitmask())
+}
+
+/// The same capability as the kernel's interface numbers it.
+fn number_of(name: NamedCapability) -> Capability {
+    format!("CAP_{name}").parse().expect("both crates know all capabilities of Linux 5.9")
 }
 
 impl Capabilities {
@@ -158,7 +127,7 @@ impl Capabilities {
                     match sys::prctl::bounding_read(capability) {
                         Ok(false) => {}
                         Ok(true) => {
-                            let name = NAMES.get(capability as usize).unwrap_or(&"a capability");
+                            let name = describe(1 << capability);
                             return Err(failure).context("drop from the bounding set", name);
                         }
                         Err(_) => break,
@@ -171,7 +140,7 @@ impl Capabilities {
     }
 
     /// Takes effective, permitted and inheritable in one call. Bits of `hold` stay permitted and
-    /// effective beside what was asked for; pass 0 in the last call before `execve`.
+    /// effective beside what was asked for.
     pub(crate) fn set(&self, hold: u64) -> Result<()> {
         let (effective, permitted) = (self.effective | hold, self.permitted | hold);
         sys::prctl::capset(effective, permitted, self.inheritable)
@@ -181,9 +150,11 @@ impl Capabilities {
     /// Makes the ambient set exactly what was asked for.
     pub(crate) fn raise_ambient(&self) -> Result<()> {
         sys::prctl::ambient_clear().context("clear", "process.capabilities.ambient")?;
-        for (bit, name) in NAMES.iter().enumerate().filter(|(b, _)| self.ambient & (1 << b) != 0) {
-            sys::prctl::ambient_raise(bit as u32)
-                .context("raise", format_args!("{name} (process.capabilities.ambient)"))?;
+        for capability in (0..64).filter(|bit| self.ambient & (1 << bit) != 0) {
+            let subject =
+                || format!("{} (process.capabilities.ambient)", describe(1 << capability));
+            sys::prctl::ambient_raise(capability)
+                .map_err(|e| Error::system("raise", subject(), e))?;
         }
         Ok(())
     }
@@ -197,54 +168,9 @@ pub(crate) fn keep() -> Result<()> {
 
 /// The permitted set of this process: what it can grant.
 pub(crate) fn permitted() -> Result<u64> {
-    let (_, permitted, _) = sys::prctl::capget().context("read", "own capabilities")?;
-    Ok(permitted)
-}
-
-const fn bit(capability: Capability) -> u32 {
-    match capability {
-        Capability::Chown => 0,
-        Capability::DacOverride => 1,
-        Capability::DacReadSearch => 2,
-        Capability::Fowner => 3,
-        Capability::Fsetid => 4,
-        Capability::Kill => 5,
-        Capability::Setgid => 6,
-        Capability::Setuid => 7,
-        Capability::Setpcap => 8,
-        Capability::LinuxImmutable => 9,
-        Capability::NetBindService => 10,
-        Capability::NetBroadcast => 11,
-        Capability::NetAdmin => 12,
-        Capability::NetRaw => 13,
-        Capability::IpcLock => 14,
-        Capability::IpcOwner => 15,
-        Capability::SysModule => 16,
-        Capability::SysRawio => 17,
-        Capability::SysChroot => 18,
-        Capability::SysPtrace => 19,
-        Capability::SysPacct => 20,
-        Capability::SysAdmin => 21,
-        Capability::SysBoot => 22,
-        Capability::SysNice => 23,
-        Capability::SysResource => 24,
-        Capability::SysTime => 25,
-        Capability::SysTtyConfig => 26,
-        Capability::Mknod => 27,
-        Capability::Lease => 28,
-        Capability::AuditWrite => 29,
-        Capability::AuditControl => 30,
-        Capability::Setfcap => 31,
-        Capability::MacOverride => 32,
-        Capability::MacAdmin => 33,
-        Capability::Syslog => 34,
-        Capability::WakeAlarm => 35,
-        Capability::BlockSuspend => 36,
-        Capability::AuditRead => 37,
-        Capability::Perfmon => 38,
-        Capability::Bpf => 39,
-        Capability::CheckpointRestore => 40,
-    }
+    let set = ::caps::read(None, ::caps::CapSet::Permitted)
+        .map_err(|e| Error::new(ErrorKind::System, "read", "own capabilities", e.to_string()))?;
+    Ok(set.iter().fold(0, |mask, capability| mask | capability.bitmask()))
 }
 
 #[cfg(test)]
@@ -266,14 +192,14 @@ mod tests {
 
     #[test]
     fn every_name_has_its_number() {
-        for (bit, name) in NAMES.iter().enumerate() {
+        let names = names();
+        assert_eq!((names.len(), names[5].as_str()), (41, "CAP_KILL"));
+        for (bit, name) in names.iter().enumerate() {
             let list = format!(r#"{{"bounding":["{name}"]}}"#);
             assert_eq!(parsed(&list).bounding, 1 << bit, "{name}");
-            assert_eq!(bit_of(name), Some(bit));
-            let known = name.parse::<caps::Capability>().unwrap();
-            assert_eq!(known.index() as usize, bit, "{name}");
+            assert!(is_name(name));
         }
-        assert_eq!(bit_of("KILL"), None);
+        assert!(!is_name("KILL"));
         assert_eq!(describe(SYS_ADMIN | 1), "CAP_CHOWN, CAP_SYS_ADMIN");
     }
 

@@ -65,7 +65,7 @@ fn linux() -> LinuxFeature {
     let idmap = IDMapBuilder::default().enabled(true).build().expect(BUILT);
     LinuxFeatureBuilder::default()
         .namespaces(namespaces)
-        .capabilities(words(caps::names().iter().copied()))
+        .capabilities(caps::names())
         .cgroup(cgroup)
         .seccomp(seccomp())
         .apparmor(ApparmorBuilder::default().enabled(true).build().expect(BUILT))
