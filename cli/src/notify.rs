@@ -41,9 +41,12 @@ impl Proxy {
             return Ok(None);
         }
         let path = directory.join("notify.sock");
-        let socket = UnixDatagram::bind(&path).call("bind").context("bind", quote(&path))?;
+        let open = File::open(&directory).call("open").context("open", quote(&directory))?;
+        // The path may be longer than an address holds; one by the directory's descriptor is not.
+        let short = PathBuf::from(format!("/proc/self/fd/{}/notify.sock", open.as_raw_fd()));
+        let socket = UnixDatagram::bind(&short).call("bind").context("bind", quote(&path))?;
         // The container's user is anybody; the directory is in reach of its mount namespace only.
-        fs::set_permissions(&path, Permissions::from_mode(0o777))
+        fs::set_permissions(&short, Permissions::from_mode(0o777))
             .call("chmod")
             .context("open up", quote(&path))?;
         Ok(Some(Self { socket, path, host }))

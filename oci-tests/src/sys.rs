@@ -37,6 +37,16 @@ pub fn window_size(fd: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
     }
 }
 
+/// Gives the terminal behind either end a size in columns and rows.
+pub fn set_window_size(fd: BorrowedFd<'_>, (columns, rows): (u16, u16)) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize, and `size` is one that outlives the call.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCSWINSZ, &size) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The description of the session keyring: `type;uid;gid;perm;name`.
 pub fn session_keyring() -> io::Result<String> {
     let mut text = [0u8; 256];

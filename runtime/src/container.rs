@@ -335,7 +335,10 @@ impl Container {
         hooks.run(Kind::Poststart, self.record.pid).inspect_err(|_| {
             // The hook's error is the one to tell; `delete` kills what this could not.
             let _ = self.end();
-        })
+        })?;
+        // Who started it may stay for all its life, and others may want to delete it.
+        self.dir.unlock();
+        Ok(())
     }
 
     /// Takes the container's lock.

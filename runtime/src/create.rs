@@ -77,7 +77,8 @@ pub(crate) fn create(
     warnings: &mut Vec<String>,
 ) -> Result<Created> {
     let host = Host::read()?;
-    let plan = plan::plan(id, options, &host, warnings)?;
+    let notify = options.notify_socket.as_ref().map(|_| StateDir::notify_path(root, id));
+    let plan = plan::plan(id, options, notify.as_deref(), &host, warnings)?;
     check_console(&plan, options)?;
     let dir = StateDir::make(root, id)?;
     let record = new_record(&plan, options, &host);
@@ -85,6 +86,9 @@ pub(crate) fn create(
     let dir = undo.dir.as_ref().expect("set above");
     dir.write_config(&spec::to_stored(&options.config.spec))?;
     dir.write_record(&undo.record)?;
+    if notify.is_some() {
+        dir.make_notify()?;
+    }
     let socket = match options.start {
         Start::Later => Some(start::listen_in(dir.fd())?),
         Start::Here => None,

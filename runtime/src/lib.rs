@@ -18,6 +18,7 @@ mod lifecycle;
 mod lsm;
 mod mount;
 mod namespaces;
+mod notify;
 mod plan;
 mod process;
 mod procfs;

@@ -1,6 +1,7 @@
 //! Configuration and host facts to a plan: everything that can be decided before the fork.
 
-use std::path::PathBuf;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
 
 use nix::sys::personality::Persona;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
@@ -16,6 +17,7 @@ use crate::lifecycle::Hooks;
 use crate::lsm;
 use crate::mount;
 use crate::namespaces::{self, Order};
+use crate::notify;
 use crate::process::program::{self, Inherit, Program};
 use crate::procfs::Procfs;
 use crate::seccomp;
@@ -41,15 +43,21 @@ pub(crate) struct Plan {
     pub program: Program,
 }
 
-/// Plans a container.
+/// Plans a container. `notify` is the directory that will hold the socket for its readiness.
 pub(crate) fn plan(
     id: &str,
     options: &CreateOptions,
+    notify: Option<&Path>,
     host: &Host,
     warnings: &mut Vec<String>,
 ) -> Result<Plan> {
-    let spec = &options.config.spec;
-    validate::validate(spec, warnings)?;
+    let asked = &options.config.spec;
+    validate::validate(asked, warnings)?;
+    let spec = match notify {
+        Some(directory) => Cow::Owned(notify::with_socket(asked, directory)?),
+        None => Cow::Borrowed(asked),
+    };
+    let spec = &*spec;
     refuse_unsupported(spec)?;
     if options.systemd_cgroup {
         return Err(Error::unsupported(

@@ -5,6 +5,8 @@
 //!         state.json  the record below; written to a temporary name, then renamed
 //!         config.json the configuration as it was at create; later edits of the bundle have no effect
 //!         start.sock  the child waits here for `start`; refused connections mean that it went on
+//!         notify/     mounted into a container whose creator has a service manager to notify; who
+//!                     starts the container binds notify.sock in it
 //! ```
 //!
 //! The record is written before the first side effect, so that whatever a killed `create` leaves is
@@ -24,7 +26,7 @@ use std::time::{Duration, Instant};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FchmodatFlags, Mode};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +37,9 @@ const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
 /// The start socket's name in the state directory.
 pub(crate) const SOCKET: &str = "start.sock";
+
+/// The directory of the socket for readiness.
+const NOTIFY: &str = "notify";
 
 /// How long a command waits for another one that holds the container's lock.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
@@ -104,7 +109,7 @@ impl StateDir {
                     nix::fcntl::AT_FDCWD,
                     root,
                     mode,
-                    nix::sys::stat::FchmodatFlags::FollowSymlink,
+                    FchmodatFlags::FollowSymlink,
                 )
                 .call("fchmodat")
                 .context("create", subject(root))?;
@@ -178,6 +183,15 @@ impl StateDir {
         }
     }
 
+    /// Gives the lock back while this value lives on.
+    #[allow(deprecated, reason = "as in `lock`")]
+    pub(crate) fn unlock(&self) {
+        use nix::fcntl::{FlockArg, flock};
+        use std::os::fd::AsRawFd;
+        // Releasing fails only for what is no descriptor.
+        let _ = flock(self.dir.as_raw_fd(), FlockArg::Unlock);
+    }
+
     /// Closes the forked child's copy of the directory, with which it would hold the lock.
     pub(crate) fn forget_lock(&self) {
         crate::sys::fd::close_in_child(self.dir.as_fd());
@@ -208,6 +222,31 @@ impl StateDir {
             ));
         }
         Ok(record)
+    }
+
+    /// Where [`StateDir::make_notify`] will make its directory.
+    pub(crate) fn notify_path(root: &Path, id: &str) -> PathBuf {
+        root.join(id).join(NOTIFY)
+    }
+
+    /// Makes the directory of the socket for readiness. Anybody may pass it, whatever the creator's
+    /// umask: on the host nobody else gets past the state directory.
+    pub(crate) fn make_notify(&self) -> Result<()> {
+        let context = || quote(self.path.join(NOTIFY));
+        let mode = Mode::from_bits_truncate(0o755);
+        nix::sys::stat::mkdirat(&self.dir, NOTIFY, mode)
+            .call("mkdir")
+            .context("create", context())?;
+        nix::sys::stat::fchmodat(&self.dir, NOTIFY, mode, FchmodatFlags::FollowSymlink)
+            .call("fchmodat")
+            .context("create", context())
+    }
+
+    /// Removes the directory of the socket for readiness with all that is in it: a container that
+    /// may remount could write there.
+    fn remove_notify(&self) -> Result<()> {
+        let path = self.path.join(NOTIFY);
+        std::fs::remove_dir_all(&path).call("rmdir").context("remove", quote(&path))
     }
 
     /// Stores the configuration.
@@ -261,6 +300,9 @@ impl StateDir {
         for name in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
             match unlinkat(&self.dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => {}
+                Err(Errno::EISDIR) if name.to_bytes() == NOTIFY.as_bytes() => {
+                    self.remove_notify()?;
+                }
                 other => other
                     .call("unlink")
                     .context("remove", quote(self.path.join(name.to_string_lossy().as_ref())))?,
@@ -332,6 +374,8 @@ mod tests {
         assert_eq!(StateDir::open(&root, "b").unwrap_err().kind(), ErrorKind::NotFound);
         first.write(STATE, b"null").unwrap();
         assert!(first.record().unwrap_err().to_string().contains("state.json"));
+        first.make_notify().unwrap();
+        std::fs::write(StateDir::notify_path(&root, "a").join("tenant"), "x").unwrap();
         first.remove().unwrap();
         std::fs::remove_dir(&root).unwrap();
     }

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use runtime::{Call, Container, Context, CreateOptions, Start, load_config, quote};
+use runtime::{Call, Container, Context, CreateOptions, ErrorKind, Start, load_config, quote};
 
 use crate::environment::Environment;
 use crate::foreground::{Foreground, check_terminal};
@@ -110,9 +110,12 @@ pub fn run(session: &Session, id: &str, options: CreateOptions, life: Life) -> R
     });
     let stays = ended.is_ok() && (life.detach || life.keep);
     if !stays {
-        // The program's own exit code, or the first failure, is what the caller waits for.
-        if let Err(failure) = session.warned(|warnings| container.delete(true, warnings)) {
-            session.log.warning(&failure.text());
+        match session.warned(|warnings| container.delete(true, warnings)) {
+            // Somebody else was faster.
+            Err(Failure::Runtime(error)) if error.kind() == ErrorKind::NotFound => {}
+            // The program's own exit code, or the first failure, is what the caller waits for.
+            Err(failure) => session.log.warning(&failure.text()),
+            Ok(()) => {}
         }
     }
     ended

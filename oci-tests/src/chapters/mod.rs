@@ -10,6 +10,7 @@ mod devices;
 mod exec;
 mod failure;
 mod features;
+mod foreground;
 mod hooks;
 mod idmap;
 mod lifecycle;
@@ -30,7 +31,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 25] = [
+    let chapters: [fn() -> Vec<Test>; 26] = [
         config::tests,
         process::tests,
         limits::tests,
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Test> {
         exec::tests,
         contract::tests,
         terminal::tests,
+        foreground::tests,
         features::tests,
         failure::tests,
         sigkill::tests,

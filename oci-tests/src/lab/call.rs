@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -112,6 +112,16 @@ impl<'l> Call<'l> {
         let deadline = self.deadline;
         let child = self.command(stdout, stderr).spawn()?;
         Ok(Started { child, out: Some(out), err, deadline })
+    }
+
+    /// Starts it with a terminal as all three standard streams.
+    pub fn on_terminal(self, terminal: &OwnedFd) -> Res<Started> {
+        let deadline = self.deadline;
+        let stream = || Ok::<_, std::io::Error>(Stdio::from(terminal.try_clone()?));
+        let (stdin, stdout, stderr) = (stream()?, stream()?, stream()?);
+        let err = self.lab.dir.join("no-separate-stderr");
+        let child = self.command(stdout, stderr).stdin(stdin).spawn()?;
+        Ok(Started { child, out: None, err, deadline })
     }
 
     /// Runs it to its end.

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
@@ -66,6 +67,7 @@ pub fn step(verb: &str, args: &[&str]) -> Value {
         "stdin" => io(stdin()),
         "stderr" => io(io::stderr().write_all(args.join(" ").as_bytes()).map(|()| json!("ok"))),
         "write-fd" => io(write_fd(args)),
+        "notify" => io(notify(&args.join(" "))),
         "status-of" => report::status(&format!("/proc/{path}/status")),
         "wait-for" => wait_for(path),
         _ => json!({ "errno": format!("probe has no step {verb}") }),
@@ -222,6 +224,13 @@ fn stdin() -> io::Result<Value> {
 fn write_fd(args: &[&str]) -> io::Result<Value> {
     let path = format!("/proc/self/fd/{}", args.first().copied().unwrap_or("1"));
     File::options().write(true).open(path)?.write_all(args[1..].join(" ").as_bytes())?;
+    Ok(json!("ok"))
+}
+
+/// Sends a datagram as sd_notify(3) does.
+fn notify(text: &str) -> io::Result<Value> {
+    let path = std::env::var("NOTIFY_SOCKET").map_err(io::Error::other)?;
+    UnixDatagram::unbound()?.send_to(text.as_bytes(), path)?;
     Ok(json!("ok"))
 }
 
