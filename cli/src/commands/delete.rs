@@ -1,5 +1,5 @@
 use clap::Args;
-use runtime::{Container, ErrorKind};
+use runtime::{Call, Container, Context, ErrorKind};
 
 use crate::program::Failure;
 use crate::session::Session;
@@ -10,6 +10,9 @@ pub struct Delete {
     /// Kill the container first if it runs; succeed when there is none
     #[arg(long, short)]
     force: bool,
+    /// Wait for the end of standard input first: of the process that has the pipe's other end
+    #[arg(long, hide = true)]
+    at_end_of_input: bool,
     /// The container's name
     #[arg(value_name = "container-id")]
     id: String,
@@ -20,6 +23,11 @@ impl super::Command for Delete {
 
     fn run(self, session: &Session) -> Result<u8, Failure> {
         runtime::keep_child_statuses()?;
+        if self.at_end_of_input {
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())
+                .call("read")
+                .context("wait for", "end of input")?;
+        }
         match Container::load(&session.root, &self.id) {
             Ok(container) => session.warned(|warnings| container.delete(self.force, warnings))?,
             // A bad name is nobody's remains.

@@ -6,18 +6,23 @@
 //! refuses that (`/mnt` with a mount in it, say) is bound read-only, with all that is mounted in it.
 //! For root, mounts deeper inside an overlaid directory are not seen: their mount points look empty.
 //!
-//! All of it lives in a mount namespace of our own, the container's state too. When the last process
-//! is gone nothing is left but an empty directory, which is removed at the end.
+//! All of it lives in a mount namespace of our own, the container's state too, on a directory that
+//! every machine has: nothing is made on the host, so the kernel forgets all when the last process is
+//! gone. For the case that this is not us, because we were killed, a guard stands by: a process that
+//! waits for our end and then deletes the container. Processes die with it, and cgroups.
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::PipeWriter;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
 
 use clap::Args;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::unistd::{getegid, geteuid, mkdtemp};
+use nix::unistd::{getegid, geteuid};
 use oci_spec::runtime::Spec;
 use runtime::{Call, Config, Context, CreateOptions, Rootless, Start, quote};
 use serde_json::{Value, json};
@@ -25,7 +30,6 @@ use serde_json::{Value, json};
 use super::container::{self, Life};
 use crate::argv::Order;
 use crate::default_seccomp::default_seccomp;
-use crate::environment::Environment;
 use crate::program::Failure;
 use crate::session::Session;
 
@@ -51,11 +55,14 @@ const FRESH: [&str; 5] = ["dev", "proc", "run", "sys", "tmp"];
 /// Variables of the caller that the program may see: a terminal program needs them, and none of them
 /// is a secret.
 const ENVIRONMENT: [&str; 6] = ["HOME", "LANG", "LC_ALL", "TERM", "TZ", "COLORTERM"];
+/// Where our tmpfs is mounted; the container does not get the host's (see [`FRESH`]).
+const BASE: &str = "/tmp";
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Run a program in a throwaway copy of this machine, without network
 ///
-/// What it changes is forgotten at its end.
+/// What it changes is forgotten at its end. An ordinary user is root inside, but can change only what
+/// belongs to this user, and what is directly in a directory of /.
 #[derive(Debug, Args)]
 pub struct Try {
     /// The program and its arguments [default: $SHELL]
@@ -72,12 +79,8 @@ impl super::Command for Try {
     fn run(self, session: &Session) -> Result<u8, Failure> {
         runtime::keep_child_statuses()?;
         let ordinary = !geteuid().is_root();
-        let base = scratch()?;
-        let ended = enter(ordinary).and_then(|()| self.inside(session, &base, ordinary));
-        // Lazily: a daemon that the program left behind may hold a file.
-        let _ = umount2(&base, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&base);
-        ended
+        enter(ordinary)?;
+        self.inside(session, Path::new(BASE), ordinary)
     }
 }
 
@@ -105,7 +108,11 @@ impl Try {
         };
         let life = Life { detach: false, keep: false, subreaper: true };
         let own = session.private(base.join("state"));
-        container::run(&own, &format!("try-{}", std::process::id()), options, life)
+        let id = name();
+        let guard = Guard::post(&own.root, &id)?;
+        let ended = container::run(&own, &id, options, life);
+        guard.dismiss();
+        ended
     }
 
     fn spec(self, root: &Path, bound: &[String]) -> Result<Spec, Failure> {
@@ -113,7 +120,9 @@ impl Try {
         let args = if self.command.is_empty() { vec![shell()] } else { self.command };
         let terminal = nix::unistd::isatty(std::io::stdin()).unwrap_or(false);
         let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-        let directory = if is_fresh(&directory) { Path::new("/") } else { &directory };
+        // The caller may sit where no path leads any more.
+        let there = !is_fresh(&directory) && fs::metadata(directory.join(".")).is_ok();
+        let directory = if there { &directory } else { Path::new("/") };
         let mut spec: Spec =
             serde_json::from_value(document(&args, terminal, directory, root, bound))
                 .map_err(Failure::from_json)?;
@@ -179,12 +188,44 @@ fn document(args: &[String], terminal: bool, cwd: &Path, root: &Path, bound: &[S
     })
 }
 
-/// A new directory of our own to mount on. One for each call: removing a directory takes away what is
-/// mounted on it in every other namespace.
-fn scratch() -> Result<PathBuf, Failure> {
-    let parent = Environment::read().runtime_directory().unwrap_or_else(std::env::temp_dir);
-    let template = parent.join("bulkhead-try-XXXXXX");
-    Ok(mkdtemp(&template).call("mkdtemp").context("create", quote(&template))?)
+/// A name that no other call has: the container's cgroup is named after it, and the same pid may be
+/// taken once in each pid namespace that sees these cgroups.
+fn name() -> String {
+    let space = fs::metadata("/proc/self/ns/pid").map_or(0, |file| file.ino());
+    format!("try-{space}-{}", std::process::id())
+}
+
+/// Deletes the container when this process ends without having done so. It is a process group of its
+/// own: who kills ours, or hits a key, does not reach it.
+struct Guard {
+    child: Child,
+    /// Closed by the kernel when we end, however we do.
+    alive: PipeWriter,
+}
+
+impl Guard {
+    fn post(root: &Path, id: &str) -> Result<Self, Failure> {
+        let (end, alive) = std::io::pipe().call("pipe").context("make", "pipe")?;
+        let child = std::process::Command::new("/proc/self/exe")
+            .arg("--root")
+            .arg(root)
+            .args(["delete", "--force", "--at-end-of-input", id])
+            .stdin(end)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .call("execve")
+            .context("start", "\"/proc/self/exe\"")?;
+        Ok(Self { child, alive })
+    }
+
+    /// Lets it find nothing to do, and waits for it.
+    fn dismiss(mut self) {
+        drop(self.alive);
+        // ECHILD: it was collected among the container's orphans.
+        let _ = self.child.wait();
+    }
 }
 
 /// Enters a mount namespace from which nothing propagates; an ordinary user becomes root of a user

@@ -11,15 +11,15 @@ use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::check::{Res, Test, ensure, eq, fail, has, test};
-use crate::lab::Lab;
+use crate::check::{Res, Test, ensure, eq, fail, has, skip, test};
 use crate::lab::agent::Agent;
 use crate::lab::call::{Call, DEADLINE, Started, readable};
+use crate::lab::{Kind, Lab};
 use crate::sys;
 
 /// Tests of this chapter.
 pub fn tests() -> Vec<Test> {
-    [at_a_terminal(), notified(), among_others()].into_iter().flatten().collect()
+    [at_a_terminal(), notified(), among_others(), thrown_away()].into_iter().flatten().collect()
 }
 
 /// A command at a terminal of its own.
@@ -266,4 +266,85 @@ fn among_others() -> Vec<Test> {
             lab.nothing_left()
         },
     )]
+}
+
+fn thrown_away() -> Vec<Test> {
+    let section = "bulkhead#try";
+    fn own(lab: &Lab) -> Res {
+        if lab.kind == Kind::Bulkhead { Ok(()) } else { skip("only bulkhead has this command") }
+    }
+    /// Every directory of a `try` from this pid namespace below the hierarchies.
+    fn cgroups() -> Res<Vec<String>> {
+        use std::os::unix::fs::MetadataExt;
+        let word = format!("try-{}-", fs::metadata("/proc/self/ns/pid")?.ino());
+        let mut left = Vec::new();
+        let mut ahead = vec![std::path::PathBuf::from("/sys/fs/cgroup")];
+        while let Some(directory) = ahead.pop() {
+            // Others' cgroups come and go meanwhile.
+            for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    if entry.file_name().to_string_lossy().contains(&word) {
+                        left.push(entry.path().display().to_string());
+                    }
+                    ahead.push(entry.path());
+                }
+            }
+        }
+        Ok(left)
+    }
+    /// Waits until no process is left; then nothing else may be.
+    fn gone(lab: &Lab) -> Res {
+        let until = std::time::Instant::now() + DEADLINE;
+        let never = std::io::pipe()?;
+        while !crate::lab::processes_left().is_empty() {
+            if std::time::Instant::now() > until {
+                return fail(format!("still there: {:?}", crate::lab::processes_left()));
+            }
+            readable(&never.0, std::time::Duration::from_millis(5))?;
+            crate::lab::reap_orphans();
+        }
+        eq("cgroups left", &cgroups()?, &Vec::new())?;
+        let mut left = fs::read_dir("/tmp")?.chain(fs::read_dir("/run")?).flatten();
+        let left = left.find(|entry| entry.file_name().to_string_lossy().contains("try"));
+        ensure(left.is_none(), format!("left behind: {left:?}"))?;
+        lab.nothing_left()
+    }
+    fn killed(lab: &Lab, user: Option<u32>) -> Res {
+        own(lab)?;
+        let call = lab.call(&["try", "--", "/bin/sh", "-c", "echo u''p; sleep 1000 & sleep 1000"]);
+        let call = match user {
+            Some(uid) => call.user(uid),
+            None => call,
+        };
+        let mut seat = Seat::take(call)?;
+        seat.until("up")?;
+        seat.command.kill()?;
+        gone(lab)
+    }
+    vec![
+        test(section, "", "try runs a program, forgets its changes and answers its code", |lab| {
+            own(lab)?;
+            let words = ["try", "--", "/bin/sh", "-c", "echo x > /usr/try-x && id -u; exit 6"];
+            for call in [lab.call(&words), lab.call(&words).user(4711)] {
+                let output = call.output()?;
+                eq("code", &(output.code, output.err.as_str()), &(Some(6), ""))?;
+                eq("output", &output.out, &"0\n".to_owned())?;
+                gone(lab)?;
+            }
+            ensure(!std::path::Path::new("/usr/try-x").exists(), "the host's /usr has changed")
+        }),
+        test(section, "", "try of root leaves nothing when it is killed", |lab| killed(lab, None)),
+        test(section, "", "try of an ordinary user leaves nothing when it is killed", |lab| {
+            killed(lab, Some(4711))
+        }),
+        test(section, "", "try starts where the caller may not look", |lab| {
+            own(lab)?;
+            let words = ["try", "--", "/bin/pwd"];
+            let line = "cd / && mkdir -p /opt/try/in && cd /opt/try/in && chmod 700 /opt/try && \
+                        exec setpriv --reuid 4711 --regid 4711 --clear-groups \"$@\"";
+            let output = lab.call(&words).shell(line).output();
+            fs::remove_dir_all("/opt/try")?;
+            eq("output", &output?.out, &"/\n".to_owned())
+        }),
+    ]
 }
