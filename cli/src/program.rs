@@ -199,6 +199,7 @@ fn reason(error: &clap::Error) -> String {
 pub fn global_command() -> clap::Command {
     Global::augment_args(clap::Command::new(NAME))
         .about("Run OCI containers")
+        .args_override_self(true)
         .override_usage("bulkhead [global options] command [command options] [arguments...]")
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::Args;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use runtime::{Call, Container, Context};
+use runtime::{Call, Container, Context, Status};
 use serde::Serialize;
 
 use crate::program::Failure;
@@ -42,6 +42,10 @@ impl super::Command for Events {
         let container = session.container(&self.id)?;
         if self.interval.is_zero() {
             return Err(Failure::message("duration interval must be greater than 0"));
+        }
+        if container.status()? == Status::Stopped {
+            let message = format!("container with id {} is not running", self.id);
+            return Err(Failure::message(message));
         }
         if self.stats {
             stats(&container, &self.id)?;

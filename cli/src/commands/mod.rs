@@ -93,7 +93,9 @@ const fn entry<C: Command>() -> Entry {
         guarded: C::GUARDED,
         build: || {
             let name = format!("{} {}", program::NAME, C::NAME);
-            C::augment_args(clap::Command::new(C::NAME).bin_name(name))
+            // As with Go's flags the last of two counts; lists grow all the same.
+            let command = clap::Command::new(C::NAME).bin_name(name).args_override_self(true);
+            C::augment_args(command)
         },
         run: |matches, session| {
             let command = C::from_arg_matches(matches)
