@@ -20,11 +20,9 @@ pub(crate) const READ: u8 = 2;
 pub(crate) const WRITE: u8 = 4;
 const ALL: u8 = MKNOD | READ | WRITE;
 
-/// What every container may use, as runc has it: making any node (using it is another matter), the
-/// default devices of the specification, pseudo terminals and tun.
-const DEFAULTS: [(Kind, Option<u32>, Option<u32>, u8); 11] = [
-    (Kind::Char, None, None, MKNOD),
-    (Kind::Block, None, None, MKNOD),
+/// What every container may use, as runc has it: the default devices of the specification, pseudo
+/// terminals and tun.
+const DEFAULTS: [(Kind, Option<u32>, Option<u32>, u8); 9] = [
     (Kind::Char, Some(1), Some(3), ALL),    // null
     (Kind::Char, Some(1), Some(5), ALL),    // zero
     (Kind::Char, Some(1), Some(7), ALL),    // full
@@ -94,6 +92,10 @@ impl Rules {
     /// The defaults and the nodes of `linux.devices` come after the last rule that denies every
     /// device of a kind: configurations begin with such a rule and still expect /dev/null to work.
     /// Rules behind it are more specific than the defaults and override them.
+    ///
+    /// Making a node of any device (using it is another matter) is allowed behind all rules, unless
+    /// one of them denies it for every device. runc does the same, and v1 cannot do otherwise: it
+    /// has no hole in `c *:* m`, and Docker denies `c 10:229 rwm` in every container.
     pub fn new(linux: &Linux) -> Result<Rules> {
         let configured = linux.resources().as_ref().and_then(|r| r.devices().as_ref());
         let mut rules = Vec::new();
@@ -115,7 +117,12 @@ impl Rules {
             let minor = number(Some(node.minor()), &field, "minor")?;
             rules.push(allow((kind, major, minor, ALL)));
         }
+        let make = [Kind::Block, Kind::Char].map(|kind| allow((kind, None, None, MKNOD)));
+        let denied =
+            |make: &Rule| given.iter().any(|r| !r.allow && r.covers(make) && r.access & MKNOD != 0);
+        let make: Vec<Rule> = make.into_iter().filter(|make| !denied(make)).collect();
         rules.append(&mut given);
+        rules.extend(make);
         Ok(Rules(rules))
     }
 
@@ -425,7 +432,6 @@ mod tests {
         let expected = [
             "deny a",
             "allow b *:* m",
-            "allow c *:* m",
             "allow c 1:3 rwm",
             "allow c 1:5 rwm",
             "allow c 1:7 rwm",
@@ -435,6 +441,7 @@ mod tests {
             "allow c 5:2 rwm",
             "allow c 10:200 rwm",
             "allow c 136:* rwm",
+            "allow c *:* m",
         ];
         for config in ["[]", DENY_ALL] {
             let lines = rules(config).v1_lines().unwrap();
@@ -462,6 +469,27 @@ mod tests {
         let partial = r#"[{"allow":true,"type":"c","major":4,"access":"rw"},{"allow":false,"type":"c","major":4,"minor":1,"access":"w"}]"#;
         assert!(!allowed(partial, 4, 1, READ | WRITE) && allowed(partial, 4, 1, READ));
         assert!(rules(partial).v1_lines().is_err());
+    }
+
+    /// What dockerd and BuildKit send for every container.
+    #[test]
+    fn docker_denies_fuse() {
+        const DOCKER: &str = r#"[{"allow":false,"access":"rwm"},
+            {"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},
+            {"allow":false,"type":"c","major":10,"minor":229,"access":"rwm"}]"#;
+        let docker = rules(DOCKER);
+        assert!(!docker.allows(Kind::Char, 10, 229, READ));
+        assert!(!docker.allows(Kind::Char, 10, 229, WRITE));
+        let lines = docker.v1_lines().unwrap();
+        assert!(!v1(&lines, Kind::Char, 10, 229, READ) && !v1(&lines, Kind::Char, 10, 229, WRITE));
+        assert!(v1(&lines, Kind::Char, 1, 3, ALL) && v1(&lines, Kind::Char, 10, 229, MKNOD));
+    }
+
+    #[test]
+    fn making_nodes_is_denied_only_for_all() {
+        let none = rules(r#"[{"allow":false,"type":"c","access":"m"}]"#);
+        assert!(!none.allows(Kind::Char, 10, 229, MKNOD) && none.allows(Kind::Block, 8, 0, MKNOD));
+        assert!(none.allows(Kind::Char, 1, 3, READ | WRITE));
     }
 
     #[test]
