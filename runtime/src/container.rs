@@ -345,9 +345,14 @@ impl Container {
     ///
     /// # Errors
     /// `NotFound` when whoever had it has deleted the container.
-    fn lock(&self) -> Result<()> {
+    fn lock(&mut self) -> Result<()> {
         self.dir.lock()?;
-        if self.dir.exists() { Ok(()) } else { Err(state::not_found(&self.record.id)) }
+        if !self.dir.exists() {
+            return Err(state::not_found(&self.record.id));
+        }
+        // Whoever had the lock may have been creating the container.
+        self.record = self.dir.record()?;
+        Ok(())
     }
 
     /// A pidfd of the init process: readable when the container has ended.
@@ -387,6 +392,7 @@ impl Container {
         let host = Host::read()?;
         let spec = self.stored_spec()?;
         validate::process(&options.process, "process.")?;
+        plan::refuse_unsupported_process(&options.process)?;
         let listed = plan::listed(&spec);
         let inherit = Inherit { preserve_fds: options.preserve_fds, ..Inherit::default() };
         let in_user_namespace = listed & libc::CLONE_NEWUSER != 0;
@@ -418,7 +424,7 @@ impl Container {
             options.pidfd_socket.as_deref(),
         )?;
         let terminal = create::hand_over(terminal, options.console_socket.as_deref())?;
-        let running = waiting.executed(&mut answers)?;
+        let running = waiting.start(&mut answers)?;
         Ok(Process { pid: running.pid, pidfd: running.pidfd, terminal })
     }
 
@@ -465,7 +471,7 @@ impl Container {
     ///
     /// # Errors
     /// `WrongState` when the container runs and `force` is not set.
-    pub fn delete(self, force: bool, warnings: &mut Vec<String>) -> Result<()> {
+    pub fn delete(mut self, force: bool, warnings: &mut Vec<String>) -> Result<()> {
         self.lock()?;
         let status = self.status().or_else(|e| if force { Ok(Status::Running) } else { Err(e) })?;
         if !force && matches!(status, Status::Running | Status::Paused) {

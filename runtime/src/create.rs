@@ -3,7 +3,7 @@
 //! Every side effect is described in the state directory before it happens and undone by [`Undo`]
 //! when a later step fails, so an error leaves nothing and a SIGKILL leaves only what `delete` finds.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -45,6 +45,8 @@ pub(crate) struct Created {
 struct Undo<'a> {
     dir: Option<StateDir>,
     record: Record,
+    /// The cgroup is made; one that is only planned may hold somebody else's processes.
+    cgroup_made: bool,
     /// Hooks that must run because the container has existed.
     poststop: Option<&'a Hooks>,
 }
@@ -57,7 +59,7 @@ impl Drop for Undo<'_> {
         if let Some(hooks) = self.poststop {
             let _ = hooks.run(Kind::Poststop, 0);
         }
-        if remove_cgroup(&self.record.cgroup).is_ok() {
+        if !self.cgroup_made || remove_cgroup(&self.record.cgroup).is_ok() {
             let _ = dir.remove();
         }
     }
@@ -80,9 +82,10 @@ pub(crate) fn create(
     let notify = options.notify_socket.as_ref().map(|_| StateDir::notify_path(root, id));
     let plan = plan::plan(id, options, notify.as_deref(), &host, warnings)?;
     check_console(&plan, options)?;
+    plan.cgroup.refuse_occupied()?;
     let dir = StateDir::make(root, id)?;
     let record = new_record(&plan, options, &host);
-    let mut undo = Undo { dir: Some(dir), record, poststop: None };
+    let mut undo = Undo { dir: Some(dir), record, cgroup_made: false, poststop: None };
     let dir = undo.dir.as_ref().expect("set above");
     dir.write_config(&spec::to_stored(&options.config.spec))?;
     dir.write_record(&undo.record)?;
@@ -94,6 +97,7 @@ pub(crate) fn create(
         Start::Here => None,
     };
     let mut cgroup = plan.cgroup.create(warnings)?;
+    undo.cgroup_made = true;
     cgroup.prepare_join()?;
     // What was tolerated not to be made must not be missed by later commands.
     undo.record.cgroup = cgroup.recorded();
@@ -107,6 +111,7 @@ pub(crate) fn create(
     undo.record.pid = waiting.pid();
     undo.record.start_time = start_time;
     undo.dir.as_ref().expect("set above").write_record(&undo.record)?;
+    waiting.recorded()?;
     announce(
         waiting.pid(),
         waiting.pidfd(),
@@ -143,7 +148,7 @@ fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
             no_new_keyring: options.no_new_keyring,
             systemd_cgroup: options.systemd_cgroup,
             own_pid_namespace: plan.namespaces.creates(libc::CLONE_NEWPID),
-            chroot: options.no_pivot || !plan.namespaces.has(libc::CLONE_NEWNS),
+            chroot: options.no_pivot || !plan.namespaces.creates(libc::CLONE_NEWNS),
         },
     }
 }
@@ -168,12 +173,12 @@ fn fork(
     let cloned =
         sys::clone::clone3(&proof, plan.order.clone as u64, Parent::Caller, cgroup.clone_target());
     match cloned.context("fork", WHAT) {
-        Ok(Cloned::Child) => {
+        Ok(Cloned::Child(proof)) => {
             drop(ours);
             dir.forget_lock();
             let waits = socket.map_or(Waits::Channel, Waits::Socket);
             let proc = &host.proc;
-            child::run(Inherited { plan, channel: theirs, proc, cgroup, joined, waits })
+            child::run(Inherited { plan, channel: theirs, proc, cgroup, joined, waits, proof })
         }
         Ok(Cloned::Parent { pid, pidfd }) => {
             let born = Born::new(pid, pidfd, ours);
@@ -245,9 +250,19 @@ pub(crate) fn hand_over(
 fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let context = || format!("pid file {}", quote(path));
     let name = path.file_name().ok_or_else(|| Error::invalid("--pid-file", "names no file"))?;
-    let temporary = path.with_file_name(format!(".{}", name.to_string_lossy()));
-    std::fs::write(&temporary, pid.to_string()).call("write").context("write", context())?;
-    std::fs::rename(&temporary, path).call("rename").context("write", context())
+    let temporary =
+        path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    // A name that is there already may be a link that somebody else has put in a shared directory.
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&temporary);
+    let mut file = file.call("open").context("write", context())?;
+    let written = file
+        .write_all(pid.to_string().as_bytes())
+        .call("write")
+        .and_then(|()| std::fs::rename(&temporary, path).call("rename"));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written.context("write", context())
 }
 
 fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {

@@ -16,6 +16,8 @@ pub(crate) struct Host {
     /// Capabilities that the creator can hand on.
     pub permitted: u64,
     pub layout: Layout,
+    /// Whether the creator is in the host's first user namespace.
+    pub initial_user_namespace: bool,
     /// Security modules in force.
     pub modules: Modules,
     /// The host's procfs.
@@ -30,14 +32,15 @@ impl Host {
             gid: getegid(),
             permitted: caps::permitted()?,
             layout: Layout::detect()?,
+            initial_user_namespace: in_initial_user_namespace(),
             modules: Modules::probe(),
             proc: Procfs::open()?,
         })
     }
 
-    /// Whether the creator has power over namespaces and cgroups of the user namespace it is in.
+    /// Whether the creator is the host's root: it has power over every namespace and cgroup.
     pub(crate) fn privileged(&self) -> bool {
-        self.uid.is_root() && self.permitted & caps::SYS_ADMIN != 0
+        self.uid.is_root() && self.permitted & caps::SYS_ADMIN != 0 && self.initial_user_namespace
     }
 
     /// Whether the namespace file behind `path` is the creator's own of that kind.
@@ -46,6 +49,12 @@ impl Host {
         let other = nix::sys::stat::stat(path);
         matches!((own, other), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     }
+}
+
+fn in_initial_user_namespace() -> bool {
+    /// `PROC_USER_INIT_INO` of `linux/proc_ns.h`.
+    const INITIAL: &str = "user:[4026531837]";
+    nix::fcntl::readlink("/proc/self/ns/user").is_ok_and(|link| link == INITIAL)
 }
 
 /// The name of a user in the host's /etc/passwd. Not `getpwuid(3)`: in a static binary it would load

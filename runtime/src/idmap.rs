@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use nix::fcntl::{OFlag, openat};
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Gid, Pid, Uid, write};
@@ -166,7 +167,8 @@ pub(crate) fn throwaway(
     let cloned = sys::clone::clone3(proof, libc::CLONE_NEWUSER as u64, Parent::Caller, None)
         .context("make a user namespace for", field)?;
     let Cloned::Parent { pid, pidfd } = cloned else {
-        // Lives until it is killed; its only purpose is to hold the namespace.
+        // Lives until it is killed, or its creator is; its only purpose is to hold the namespace.
+        let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
         loop {
             nix::unistd::pause();
         }

@@ -117,7 +117,8 @@ fn mounts(
     let linux = spec.linux().as_ref();
     let facts = mount::Facts {
         user_namespace: namespaces.has(libc::CLONE_NEWUSER),
-        mount_namespace: namespaces.has(libc::CLONE_NEWNS),
+        // A joined one belongs to others: to change its root would change theirs.
+        mount_namespace: namespaces.creates(libc::CLONE_NEWNS),
         pid_namespace: namespaces.has(libc::CLONE_NEWPID),
         cgroup_namespace: namespaces.has(libc::CLONE_NEWCGROUP),
         label: linux.map_or(Ok(None), |linux| lsm::mount_label(linux, host.modules))?,
@@ -205,7 +206,7 @@ fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
 }
 
 /// A setting that is not implemented is an error: a container must not run without what its
-/// configuration asks for. (`vm` belongs to another wall and `execCPUAffinity` to `exec`.)
+/// configuration asks for. (`vm` belongs to another wall.)
 fn refuse_unsupported(spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
     let process = spec.process().as_ref();
@@ -214,14 +215,27 @@ fn refuse_unsupported(spec: &Spec) -> Result<()> {
         ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
         ("linux.memoryPolicy", linux.is_some_and(|linux| linux.memory_policy().is_some())),
         ("linux.netDevices", devices.is_some_and(|devices| !devices.is_empty())),
-        ("process.scheduler", process.is_some_and(|process| process.scheduler().is_some())),
-        ("process.ioPriority", process.is_some_and(|process| process.io_priority().is_some())),
     ];
+    refuse_asked(&asked)?;
+    process.map_or(Ok(()), refuse_unsupported_process)?;
+    check_agent(spec)
+}
+
+/// As [`refuse_unsupported`], for a process of `exec` too.
+pub(crate) fn refuse_unsupported_process(process: &oci_spec::runtime::Process) -> Result<()> {
+    refuse_asked(&[
+        ("process.scheduler", process.scheduler().is_some()),
+        ("process.ioPriority", process.io_priority().is_some()),
+        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
+    ])
+}
+
+fn refuse_asked(asked: &[(&str, bool)]) -> Result<()> {
     match asked.iter().find(|(_, asked)| *asked) {
+        None => Ok(()),
         Some((field, _)) => {
             Err(Error::unsupported("apply", *field, "is not supported by this version of bulkhead"))
         }
-        None => check_agent(spec),
     }
 }
 

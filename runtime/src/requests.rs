@@ -2,13 +2,14 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
-use crate::error::{Call, Context, Error, ErrorKind, Result};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::hooks::Kind;
 use crate::idmap;
 use crate::mount::bind::{self, Wanted};
@@ -117,7 +118,14 @@ impl Requests for Answers<'_> {
     fn oom_score_adj(&mut self, pid: i32) -> Result<()> {
         let (program, proc) = self.program()?;
         let score = program.oom_score_adj.unwrap_or(0);
-        write_oom_score(proc, &pid.to_string(), score).context("set process.oomScoreAdj", score)
+        match write_oom_score(proc, &pid.to_string(), score) {
+            // An ordinary user may not lower it. As runc, go on, but say so.
+            Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) if !geteuid().is_root() => {
+                self.warn(format!("process.oomScoreAdj {score} is not set: it takes privilege"));
+                Ok(())
+            }
+            other => other.context("set process.oomScoreAdj", score),
+        }
     }
 
     fn rlimits(&mut self, pid: i32) -> Result<()> {

@@ -23,7 +23,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{FchmodatFlags, Mode};
@@ -35,6 +34,9 @@ use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
+/// What they are called until they are complete.
+const NEW_STATE: &str = ".state.json.new";
+const NEW_CONFIG: &str = ".config.json.new";
 /// The start socket's name in the state directory.
 pub(crate) const SOCKET: &str = "start.sock";
 
@@ -261,13 +263,13 @@ impl StateDir {
 
     fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let context = || quote(self.path.join(name));
-        let temporary = format!(".{name}.new");
+        let temporary = if name == STATE { NEW_STATE } else { NEW_CONFIG };
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_CLOEXEC;
-        let file = openat(&self.dir, temporary.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)
+        let file = openat(&self.dir, temporary, flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .call("open")
             .context("write", context())?;
         std::fs::File::from(file).write_all(bytes).call("write").context("write", context())?;
-        nix::fcntl::renameat(&self.dir, temporary.as_str(), &self.dir, name)
+        nix::fcntl::renameat(&self.dir, temporary, &self.dir, name)
             .call("rename")
             .context("write", context())
     }
@@ -290,22 +292,12 @@ impl StateDir {
     /// Removes the directory and what we put there. Anything else in it is an error: it is not ours.
     pub(crate) fn remove(self) -> Result<()> {
         let context = || subject(&self.path);
-        let mut names = Vec::new();
-        let copy = self.dir.try_clone().call("dup").context("remove", context())?;
-        let mut listing = Dir::from_fd(copy).call("fdopendir").context("remove", context())?;
-        for entry in listing.iter() {
-            let entry = entry.call("getdents").context("remove", context())?;
-            names.push(entry.file_name().to_owned());
-        }
-        for name in names.iter().filter(|n| !matches!(n.to_bytes(), b"." | b"..")) {
-            match unlinkat(&self.dir, name.as_c_str(), UnlinkatFlags::NoRemoveDir) {
+        // The record goes last: until then `delete` finds it and can try again.
+        for name in [SOCKET, NOTIFY, NEW_CONFIG, CONFIG, NEW_STATE, STATE] {
+            match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => {}
-                Err(Errno::EISDIR) if name.to_bytes() == NOTIFY.as_bytes() => {
-                    self.remove_notify()?;
-                }
-                other => other
-                    .call("unlink")
-                    .context("remove", quote(self.path.join(name.to_string_lossy().as_ref())))?,
+                Err(Errno::EISDIR) if name == NOTIFY => self.remove_notify()?,
+                other => other.call("unlink").context("remove", quote(self.path.join(name)))?,
             }
         }
         match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir) {
@@ -331,19 +323,20 @@ pub(crate) fn not_found(id: &str) -> Error {
     Error::new(ErrorKind::NotFound, "load container", quote(id), "container does not exist")
 }
 
-/// Field 22 of `/proc/PID/stat` and whether the process still runs (a zombie does not), or `None`
-/// when there is no such process.
+/// Field 22 of `/proc/PID/stat` and whether the process still runs, or `None` when there is no such
+/// process. A zombie does not run, unless it is a leader whose other threads go on.
 pub(crate) fn process_identity(pid: i32) -> Option<(u64, bool)> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    parse_identity(&stat)
+    parse_identity(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-fn parse_identity(stat: &str) -> Option<(u64, bool)> {
-    // The command in parentheses may hold anything, also parentheses and spaces.
-    let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
+fn parse_identity(stat: &[u8]) -> Option<(u64, bool)> {
+    // The process chooses the command in parentheses: it may hold parentheses, spaces, no text at all.
+    let end = stat.iter().rposition(|&b| b == b')')?;
+    let mut fields = std::str::from_utf8(&stat[end + 1..]).ok()?.split_ascii_whitespace();
     let state = fields.next()?;
-    let start = fields.nth(22 - 4)?.parse().ok()?;
-    Some((start, !matches!(state, "Z" | "X" | "x")))
+    let threads: u64 = fields.nth(20 - 4)?.parse().ok()?;
+    let start = fields.nth(22 - 21)?.parse().ok()?;
+    Some((start, threads > 1 || !matches!(state, "Z" | "X" | "x")))
 }
 
 #[cfg(test)]
@@ -353,14 +346,17 @@ mod tests {
     #[test]
     fn identity_is_read_behind_a_hostile_name() {
         let line = |state: &str| {
-            format!(
-                "7 (x) Z 1 ({}) {state} 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 4711 23",
-                1
-            )
+            format!("7 (x) Z 1 (1) {state} 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 1 21 4711 23")
+                .into_bytes()
         };
         assert_eq!(parse_identity(&line("S")), Some((4711, true)));
         assert_eq!(parse_identity(&line("Z")), Some((4711, false)));
-        assert_eq!(parse_identity("7 (x"), None);
+        assert_eq!(parse_identity(b"7 (x"), None);
+        let mut no_text = line("S");
+        no_text[3] = 0xff;
+        assert_eq!(parse_identity(&no_text), Some((4711, true)));
+        let threads = String::from_utf8(line("Z")).unwrap().replace(" 19 1 ", " 19 2 ");
+        assert_eq!(parse_identity(threads.as_bytes()), Some((4711, true)));
         let me = process_identity(std::process::id() as i32).unwrap();
         assert!(me.1);
     }

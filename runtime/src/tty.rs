@@ -20,7 +20,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
-use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
+use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
 
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::sys;
@@ -140,8 +140,11 @@ pub(crate) fn open_inside(rows: u16, columns: u16) -> Result<(OwnedFd, OwnedFd)>
     Ok((pty.into_master(), slave))
 }
 
-/// Makes `slave` the controlling terminal of the calling session leader, and its standard streams.
-pub(crate) fn take(slave: OwnedFd) -> Result<()> {
+/// Gives `slave` to the container's user, makes it the controlling terminal of the calling session
+/// leader, and its standard streams.
+pub(crate) fn take(slave: OwnedFd, owner: Uid) -> Result<()> {
+    // The group stays devpts's: `tty`, for programs that write to terminals.
+    fchown(&slave, Some(owner), None).call("fchown").context("give away", "terminal")?;
     sys::tty::set_controlling(slave.as_fd()).context("set", "controlling terminal")?;
     dup2_stdin(&slave).call("dup2").context("connect", "standard input")?;
     dup2_stdout(&slave).call("dup2").context("connect", "standard output")?;

@@ -40,6 +40,19 @@ impl Plan {
         Recorded(self.targets.iter().map(recorded).collect())
     }
 
+    /// Refuses a cgroup that holds processes, before anything is recorded or made: they would share
+    /// the limits, and die with the container.
+    ///
+    /// # Errors
+    /// `WrongState` with the directory.
+    pub fn refuse_occupied(&self) -> Result<()> {
+        self.targets.iter().map(Target::path).try_for_each(|at| match open_path(&at) {
+            Ok(dir) => refuse_occupied(&dir, &at),
+            // Not there, or not ours to look at: making it will tell.
+            Err(_) => Ok(()),
+        })
+    }
+
     /// Makes the directories, writes limits and device rules, and opens what joining needs. Warnings
     /// name what could not be limited.
     ///
@@ -108,13 +121,10 @@ impl Plan {
     fn make(&self, target: &Target, made: &mut Made) -> Result<OwnedFd> {
         let at = target.path();
         let mount = open_path(&target.mount_point).context("open", quote(&target.mount_point))?;
-        let new = make_dirs(&mount, target, made).context("make cgroup", quote(&at))?;
+        make_dirs(&mount, target, made).context("make cgroup", quote(&at))?;
         let dir = open_dir(&mount, &target.relative).context("open cgroup", quote(&at))?;
         let knobs: Vec<&Knob> = self.knobs.iter().filter(|k| target.has(k)).collect();
         if target.version == Version::V2 {
-            if !new {
-                refuse_occupied(&dir, &at)?;
-            }
             // Beside v1 the hierarchy rarely has controllers, and passing them on is asked for.
             if self.targets.len() == 1 || !knobs.is_empty() {
                 v2::enable(&mount, &target.mount_point, &target.relative, &dir, &knobs)?;
@@ -208,7 +218,6 @@ fn make_dirs(mount: &OwnedFd, target: &Target, made: &mut Made) -> Result<bool, 
     }
 }
 
-/// Another container's processes would share the limits, and its deletion would kill ours.
 fn refuse_occupied(dir: &OwnedFd, at: &Path) -> Result<()> {
     let procs = knob::read(dir, "cgroup.procs").context("read cgroup.procs of", quote(at))?;
     if procs.is_empty() {

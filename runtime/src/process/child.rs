@@ -9,6 +9,8 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use nix::sys::stat::{Mode, umask};
+
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::hooks::Kind;
@@ -19,6 +21,7 @@ use crate::process::channel::{Channel, FromChild, FromCreator};
 use crate::process::{join, program};
 use crate::procfs::Procfs;
 use crate::sys;
+use crate::sys::clone::SingleThreaded;
 use crate::sysctl;
 use crate::tty;
 
@@ -34,6 +37,7 @@ pub(crate) struct Inherited<'a> {
     pub cgroup: &'a Cgroup,
     pub joined: Vec<Open>,
     pub waits: Waits,
+    pub proof: SingleThreaded,
 }
 
 /// Where the child waits for `start`.
@@ -47,18 +51,19 @@ pub(crate) enum Waits {
 
 /// Runs the child. A failure is told on whatever connection the caller listens to at that moment.
 pub(crate) fn run(inherited: Inherited<'_>) -> ! {
-    let Inherited { plan, channel, proc, cgroup, joined, waits } = inherited;
-    let built = build(plan, &channel, proc, cgroup, joined);
+    let Inherited { plan, channel, proc, cgroup, joined, waits, proof } = inherited;
+    let built = build(plan, &channel, proc, cgroup, joined, &proof);
     let (program, path) = built.unwrap_or_else(|error| give_up(&channel, &error));
-    if channel.send(&FromChild::Ready, None).is_err() {
+    // `Go`: the creator has recorded this process. Without that nobody would know of it.
+    if channel.send(&FromChild::Ready, None).is_err() || wait_for_go(&channel).is_err() {
         sys::clone::exit_now(1);
     }
+    let keep = plan.program.inherited_fds;
     let starter = match waits {
-        Waits::Channel => wait_on(&channel).map(|()| channel),
-        Waits::Socket(socket) => {
-            drop(channel);
-            accept(&socket)
+        Waits::Channel => {
+            channel.alone(keep).and_then(|channel| wait_on(&channel).map(|()| channel))
         }
+        Waits::Socket(socket) => sys::fd::close_all_but(socket, keep).and_then(|s| accept(&s)),
     };
     let Ok(starter) = starter else { sys::clone::exit_now(1) };
     let error = start(plan, &program, &path, &starter);
@@ -72,10 +77,12 @@ fn build(
     proc: &Procfs,
     cgroup: &Cgroup,
     joined: Vec<Open>,
+    proof: &SingleThreaded,
 ) -> Result<(program::Program, CString)> {
     let mut creator = Asker { channel };
     begin(plan, channel)?;
-    join::enter(&plan.order, &plan.namespaces, joined, proc, channel)?;
+    join::enter(&plan.order, &plan.namespaces, joined, proc, channel, proof)?;
+    nix::unistd::setsid().call("setsid").context("make", "a session")?;
     enter_cgroup(plan, cgroup)?;
     plan.uts.apply()?;
     plan.bring_loopback_up()?;
@@ -88,10 +95,11 @@ fn build(
     let inside = root.enter(&plan.mounts)?;
     let mut program = plan.program.clone();
     program.make_cwd()?;
-    take_terminal(&program, &inside, channel)?;
+    take_terminal(plan, &inside, channel)?;
     inside.finish(&plan.mounts)?;
     program.add_home();
-    program.confine(proc, &mut creator)?;
+    program.enter_limits(proc, &mut creator)?;
+    program.confine(&mut creator)?;
     program.enter_cwd()?;
     let path = program.resolve()?;
     Ok((program, path))
@@ -100,7 +108,6 @@ fn build(
 /// What the new process must get rid of first, and its id maps.
 fn begin(plan: &Plan, channel: &Channel) -> Result<()> {
     sys::process::reset_signals().context("reset", "signals")?;
-    nix::unistd::setsid().call("setsid").context("make", "a session")?;
     sys::process::overwrite_arguments(TITLE);
     if plan.maps.is_some() {
         wait_for_go(channel)?;
@@ -133,20 +140,23 @@ fn hooks_due(plan: &Plan, channel: &Channel) -> Result<()> {
     }
     channel.send(&FromChild::HooksDue, None).context("report to", "the creator")?;
     done(channel)?;
-    plan.hooks.run(Kind::CreateContainer, std::process::id() as i32)
+    // The mount code works with none; a hook gets the usual one.
+    let none = umask(Mode::from_bits_truncate(program::DEFAULT_UMASK));
+    let ran = plan.hooks.run(Kind::CreateContainer, std::process::id() as i32);
+    umask(none);
+    ran
 }
 
 /// Makes the terminal from the container's own devpts and takes it as standard streams.
-fn take_terminal(
-    program: &program::Program,
-    inside: &mount::Inside,
-    channel: &Channel,
-) -> Result<()> {
-    let Some(size) = program.terminal else { return Ok(()) };
+fn take_terminal(plan: &Plan, inside: &mount::Inside, channel: &Channel) -> Result<()> {
+    let Some(size) = plan.program.terminal else { return Ok(()) };
     let (master, slave) = tty::open_inside(size.rows, size.columns)?;
     channel.send(&FromChild::Terminal, Some(master.as_fd())).context("send", "the terminal")?;
-    inside.console(slave.as_fd())?;
-    tty::take(slave)
+    // Without a mount namespace of its own a mount would be the host's.
+    if plan.namespaces.creates(libc::CLONE_NEWNS) {
+        inside.console(slave.as_fd())?;
+    }
+    tty::take(slave, plan.program.uid)
 }
 
 /// After `start`: hooks, filter, program. Returns only an error.
@@ -208,7 +218,7 @@ fn announce_listener(starter: &Channel) -> Result<()> {
     done(starter)
 }
 
-fn wait_on(channel: &Channel) -> std::result::Result<(), Failure> {
+pub(crate) fn wait_on(channel: &Channel) -> std::result::Result<(), Failure> {
     match channel.receive::<FromCreator>()? {
         Some((FromCreator::Start, _)) => Ok(()),
         _ => Err(Failure { call: "recvmsg", errno: nix::errno::Errno::EPIPE }),

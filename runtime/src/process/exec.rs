@@ -1,17 +1,15 @@
 //! A further process in a running container.
 //!
-//! The creator enters the container's pid namespace *for its children only* and clones into the
-//! container's cgroup; the child joins the rest with one `setns` on the init's pidfd. Neither ever
-//! runs a program of the container before it has the container's own limits: the steps are those of
-//! [`Program`], the same as for init.
-//!
-//! The child is not dumpable from its first instruction, because processes of the container see it
-//! as soon as it exists (CVE-2016-9962, CVE-2019-5736).
+//! The steps are those of [`Program`], the same as for init, so that the second way in cannot be
+//! weaker than the first. Their order is forced by who can see the process (CVE-2016-9962,
+//! CVE-2019-5736): it is cloned into the container's cgroup, but outside of its pid namespace; there it
+//! joins every other namespace by one `setns` on the init's pidfd, takes root and working directory
+//! inside, and closes every descriptor of the host. Only then it enters the pid namespace, which takes
+//! a second fork, and becomes visible: not dumpable, with nothing of the host to be found.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
@@ -50,130 +48,102 @@ pub(crate) struct Target {
     pub pidfd: OwnedFd,
 }
 
-/// Clones the process. It goes on to execute its program without waiting for a word.
+/// Clones the process. It waits for a word before it executes its program.
 pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs) -> Result<Born> {
-    let root = plan.chroot.then(|| open_root(target.pid, proc)).transpose()?;
+    let root = plan.chroot.then(|| open_root(target)).transpose()?;
     let (ours, theirs) = Channel::pair()?;
     let proof = SingleThreaded::check().context("fork", "the process")?;
     sys::process::set_dumpable(false).context("set", "non-dumpable")?;
-    let outside = PidNamespace::enter(plan, target, proc)?;
     let cloned = sys::clone::clone3(&proof, 0, Parent::Caller, cgroup.clone_target());
     match cloned.context("fork", "the process")? {
-        Cloned::Child => {
+        Cloned::Child(proof) => {
             drop(ours);
-            run(plan, target, cgroup, proc, root, theirs, outside.is_none())
+            run(plan, Outside { target, cgroup, proc, root }, theirs, &proof)
         }
         Cloned::Parent { pid, pidfd } => {
             drop(theirs);
-            let born = Born::new(pid, pidfd, ours);
-            outside.map_or(Ok(()), PidNamespace::leave)?;
-            Ok(born)
+            Ok(Born::new(pid, pidfd, ours))
         }
     }
 }
 
-/// The creator's way into the container's pid namespace and back.
-struct PidNamespace {
-    own: OwnedFd,
-}
-
-impl PidNamespace {
-    /// `None` when the creator may not: then the child joins with the others and forks again.
-    fn enter(plan: &Plan, target: &Target, proc: &Procfs) -> Result<Option<Self>> {
-        if plan.namespaces & libc::CLONE_NEWPID == 0 {
-            return Ok(Some(Self { own: own_pid_namespace(proc)? }));
-        }
-        let own = own_pid_namespace(proc)?;
-        match sys::process::setns(target.pidfd.as_fd(), libc::CLONE_NEWPID) {
-            Ok(()) => Ok(Some(Self { own })),
-            Err(failure) if failure.errno == Errno::EPERM => Ok(None),
-            Err(failure) => Err(Error::system("join", "the container's pid namespace", failure)),
-        }
-    }
-
-    fn leave(self) -> Result<()> {
-        sys::process::setns(self.own.as_fd(), libc::CLONE_NEWPID)
-            .context("return to", "the creator's pid namespace")
-    }
-}
-
-fn own_pid_namespace(_proc: &Procfs) -> Result<OwnedFd> {
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    nix::fcntl::open("/proc/self/ns/pid", flags, Mode::empty())
-        .call("open")
-        .context("open", "\"/proc/self/ns/pid\"")
-}
-
-fn open_root(pid: i32, _proc: &Procfs) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/root");
+/// The root directory of a container without a mount namespace of its own.
+fn open_root(target: &Target) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/root", target.pid);
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    nix::fcntl::open(path.as_str(), flags, Mode::empty())
+    let root = nix::fcntl::open(path.as_str(), flags, Mode::empty())
         .call("open")
-        .context("open", format!("{path:?}"))
+        .context("open", format!("{path:?}"))?;
+    // The pid may have been reused, but not while the process behind the pidfd lives.
+    sys::pidfd::send_signal(target.pidfd.as_fd(), 0).context("open", format!("{path:?}"))?;
+    Ok(root)
 }
 
-fn run(
-    plan: &Plan,
-    target: &Target,
-    cgroup: &Cgroup,
-    proc: &Procfs,
+/// What belongs to the host and must be gone before a process of the container can look.
+struct Outside<'a> {
+    target: &'a Target,
+    cgroup: &'a Cgroup,
+    proc: &'a Procfs,
     root: Option<OwnedFd>,
-    channel: Channel,
-    fork_again: bool,
-) -> ! {
-    let prepared =
-        prepare(plan, target, cgroup, proc, root.as_ref().map(AsFd::as_fd), &channel, fork_again);
+}
+
+fn run(plan: &Plan, outside: Outside<'_>, channel: Channel, proof: &SingleThreaded) -> ! {
+    if let Err(error) = join(plan, &outside, &channel) {
+        child::give_up(&channel, &error);
+    }
+    let keep = plan.program.inherited_fds;
+    let channel = channel.alone(keep).unwrap_or_else(|_| sys::clone::exit_now(1));
+    let prepared = appear(plan, &channel, proof);
     let (program, path) = prepared.unwrap_or_else(|error| child::give_up(&channel, &error));
-    if channel.send(&FromChild::Ready, None).is_err() {
+    if channel.send(&FromChild::Ready, None).is_err() || child::wait_on(&channel).is_err() {
         sys::clone::exit_now(1);
     }
     let error = child::execute(&program, &path, &channel);
     child::give_up(&channel, &error)
 }
 
-/// Everything between the clone and the filter, in order.
-fn prepare(
-    plan: &Plan,
-    target: &Target,
-    cgroup: &Cgroup,
-    proc: &Procfs,
-    root: Option<BorrowedFd<'_>>,
-    channel: &Channel,
-    fork_again: bool,
-) -> Result<(Program, CString)> {
-    sys::process::reset_signals().context("reset", "signals")?;
+/// Joins everything, as a process that the container cannot see: its pid namespace applies to
+/// children only. Afterwards root and working directory lie inside, and limits and labels are the
+/// container's.
+fn join(plan: &Plan, outside: &Outside<'_>, channel: &Channel) -> Result<()> {
     sys::process::overwrite_arguments(TITLE);
-    cgroup.join()?;
+    sys::process::reset_signals().context("reset", "signals")?;
+    outside.cgroup.join()?;
     cgroup::reset_affinity()?;
-    join_namespaces(plan, target, fork_again)?;
-    if fork_again && plan.namespaces & libc::CLONE_NEWPID != 0 {
-        join::fork_again(channel)?;
+    let mut creator = Asker { channel };
+    plan.program.enter_limits(outside.proc, &mut creator)?;
+    plan::join_keyring(plan.keyring.as_ref(), &plan.program.labels, outside.proc)?;
+    let pidfd = outside.target.pidfd.as_fd();
+    let subject = "the container's namespaces";
+    let first = plan.namespaces & !libc::CLONE_NEWPID;
+    if first != 0 {
+        sys::process::setns(pidfd, first).context("join", subject)?;
+    }
+    if first & libc::CLONE_NEWUSER != 0 {
+        join::become_root()?;
+    }
+    if plan.namespaces & libc::CLONE_NEWPID != 0 {
+        sys::process::setns(pidfd, libc::CLONE_NEWPID).context("join", subject)?;
+    }
+    match &outside.root {
+        Some(root) => enter_root(root.as_fd()),
+        None => nix::unistd::chdir("/").call("chdir").context("enter", "the container's root"),
+    }
+}
+
+/// Becomes a process of the container: in its pid namespace, with its credentials.
+fn appear(plan: &Plan, channel: &Channel, proof: &SingleThreaded) -> Result<(Program, CString)> {
+    if plan.namespaces & libc::CLONE_NEWPID != 0 {
+        join::fork_again(channel, proof)?;
     }
     nix::unistd::setsid().call("setsid").context("make", "a session")?;
-    if let Some(root) = root {
-        enter_root(root)?;
-    }
-    plan::join_keyring(plan.keyring.as_ref(), &plan.program.labels, proc)?;
     let mut program = plan.program.clone();
     take_terminal(&program, channel)?;
     program.add_home();
-    program.confine(proc, &mut Asker { channel })?;
+    program.confine(&mut Asker { channel })?;
     program.enter_cwd()?;
     let path = program.resolve()?;
     Ok((program, path))
-}
-
-fn join_namespaces(plan: &Plan, target: &Target, with_pid: bool) -> Result<()> {
-    let mut kinds = plan.namespaces;
-    if !with_pid {
-        kinds &= !libc::CLONE_NEWPID;
-    }
-    if kinds == 0 {
-        return Ok(());
-    }
-    sys::process::setns(target.pidfd.as_fd(), kinds)
-        .context("join", "the container's namespaces")?;
-    if kinds & libc::CLONE_NEWUSER != 0 { join::become_root() } else { Ok(()) }
 }
 
 fn enter_root(root: BorrowedFd<'_>) -> Result<()> {
@@ -186,7 +156,7 @@ fn take_terminal(program: &Program, channel: &Channel) -> Result<()> {
     let Some(size) = program.terminal else { return Ok(()) };
     let (master, slave) = tty::open_inside(size.rows, size.columns)?;
     channel.send(&FromChild::Terminal, Some(master.as_fd())).context("send", "the terminal")?;
-    tty::take(slave)
+    tty::take(slave, program.uid)
 }
 
 /// An error for a container that cannot be joined.

@@ -87,6 +87,7 @@ pub(crate) fn enter(
     open: Vec<Open>,
     proc: &Procfs,
     channel: &Channel,
+    proof: &SingleThreaded,
 ) -> Result<()> {
     let by_child = |ns: &&Open| order.creator & ns.join.flag == 0;
     let is_user = |ns: &&Open| ns.join.flag == libc::CLONE_NEWUSER;
@@ -114,15 +115,14 @@ pub(crate) fn enter(
         sys::process::unshare(new).context("make", "namespaces in linux.namespaces")?;
     }
     drop(open);
-    if order.second_fork { fork_again(channel) } else { Ok(()) }
+    if order.second_fork { fork_again(channel, proof) } else { Ok(()) }
 }
 
 /// Continues in a new process whose parent is the creator, and tells the creator about it.
-pub(crate) fn fork_again(channel: &Channel) -> Result<()> {
+pub(crate) fn fork_again(channel: &Channel, proof: &SingleThreaded) -> Result<()> {
     let context = "the container's process, again";
-    let proof = SingleThreaded::check().context("fork", context)?;
-    match sys::clone::clone3(&proof, 0, Parent::Callers, None).context("fork", context)? {
-        Cloned::Child => Ok(()),
+    match sys::clone::clone3(proof, 0, Parent::Callers, None).context("fork", context)? {
+        Cloned::Child(_) => Ok(()),
         Cloned::Parent { pid, pidfd } => {
             // The pid is right for the creator: this process is still in the creator's pid namespace.
             let sent = channel.send(&FromChild::Reborn(pid), Some(pidfd.as_fd()));

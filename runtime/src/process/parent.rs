@@ -8,6 +8,7 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -37,6 +38,9 @@ impl Guard {
 
     /// How it ended, when it has. Does not reap a process that runs.
     fn ended(&self) -> Option<WaitStatus> {
+        // Descriptors close a moment before the process can be waited for.
+        let mut polled = [PollFd::new(self.pidfd(), PollFlags::POLLIN)];
+        let _ = nix::poll::poll(&mut polled, PollTimeout::from(1000u16));
         match waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) | Err(_) => None,
             Ok(status) => Some(status),
@@ -215,9 +219,14 @@ impl Waiting {
         self.terminal.take()
     }
 
-    /// Waits until a process that does not wait for `start` (exec's) has executed its program.
-    pub(crate) fn executed(self, requests: &mut impl Requests) -> Result<Running> {
-        watch(&self.channel, self.guard.pid, self.guard.pidfd(), requests)?;
+    /// Lets the process go on to wait: it is recorded, and will be found should we end here.
+    pub(crate) fn recorded(&self) -> Result<()> {
+        self.channel.send(&FromCreator::Go, None).context("let wait", "the container's process")
+    }
+
+    /// Executes the program of a process that nobody else starts (exec's).
+    pub(crate) fn start(self, requests: &mut impl Requests) -> Result<Running> {
+        start(&self.channel, self.guard.pid, self.guard.pidfd(), requests)?;
         Ok(self.into_parts().0)
     }
 

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl};
 use nix::sys::personality::Persona;
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, fchown, setresgid, setresuid};
@@ -70,10 +70,29 @@ pub(crate) struct Inherit {
     pub listen_names: Option<String>,
 }
 
-/// umask of a container that does not ask for one.
-const DEFAULT_UMASK: u32 = 0o022;
+impl Inherit {
+    /// How many descriptors are inherited, all of which were open when this program was executed. One
+    /// that was not would by now be a file of the runtime's own.
+    fn checked(&self) -> Result<u32> {
+        let count = u64::from(self.listen_fds) + u64::from(self.preserve_fds);
+        for number in (u64::from(sys::fd::FIRST)..).take(usize::try_from(count).unwrap_or(0)) {
+            if !i32::try_from(number).is_ok_and(sys::fd::is_inherited) {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    "pass on",
+                    format!("file descriptor {number} (--preserve-fds, LISTEN_FDS)"),
+                    "is not open",
+                ));
+            }
+        }
+        Ok(u32::try_from(count).expect("as many descriptors are open"))
+    }
+}
 
-/// Plans a process; pure.
+/// umask of a container that does not ask for one.
+pub(crate) const DEFAULT_UMASK: u32 = 0o022;
+
+/// Plans a process; pure, but for a look at the inherited descriptors.
 pub(crate) fn plan(
     process: &Process,
     seccomp: Option<seccomp::Filter>,
@@ -124,7 +143,7 @@ pub(crate) fn plan(
         oom_score_adj: process.oom_score_adj(),
         labels,
         seccomp,
-        inherited_fds: inherit.listen_fds + inherit.preserve_fds,
+        inherited_fds: inherit.checked()?,
     })
 }
 
@@ -142,17 +161,20 @@ pub(crate) trait Creator {
 }
 
 impl Program {
-    /// Takes on limits, labels, user and capabilities. Afterwards the process has no more power than
-    /// the container may have, except the one capability in the module's text.
-    pub(crate) fn confine(&self, proc: &Procfs, creator: &mut impl Creator) -> Result<()> {
+    /// Takes on what is set through the host's procfs and what a fork inherits.
+    pub(crate) fn enter_limits(&self, proc: &Procfs, creator: &mut impl Creator) -> Result<()> {
         self.set_oom_score(proc, creator)?;
-        self.check_inherited()?;
-        self.labels.apply_on_exec(proc)?;
         if let Some(persona) = self.personality {
             nix::sys::personality::set(persona)
                 .call("personality")
                 .context("set", "linux.personality")?;
         }
+        self.labels.apply_on_exec(proc)
+    }
+
+    /// Takes on limits, user and capabilities. Afterwards the process has no more power than
+    /// the container may have, except the one capability in the module's text.
+    pub(crate) fn confine(&self, creator: &mut impl Creator) -> Result<()> {
         self.give_standard_streams()?;
         self.set_rlimits(creator)?;
         self.capabilities.drop_bounding()?;
@@ -187,27 +209,9 @@ impl Program {
         }
     }
 
-    /// A preserved descriptor that is not open is the caller's mistake.
-    fn check_inherited(&self) -> Result<()> {
-        let first = 3;
-        for number in first..first + self.inherited_fds {
-            let number = i32::try_from(number).expect("descriptor counts are checked small");
-            if !sys::fd::is_open(number) {
-                return Err(Error::new(
-                    ErrorKind::Invalid,
-                    "pass on",
-                    format!("file descriptor {number} (--preserve-fds)"),
-                    "is not open",
-                ));
-            }
-            sys::fd::keep_on_exec(number)
-                .context("pass on", format!("file descriptor {number}"))?;
-        }
-        sys::fd::cloexec_from(first + self.inherited_fds).context("close", "the runtime's files")
-    }
-
-    /// Gives pipes and files behind the standard streams to the container's user, who may want to
-    /// open /dev/stdout again. Devices of the host keep their owner: /dev/null belongs to all.
+    /// Gives what the standard streams can write to the container's user, who may want to open
+    /// /dev/stdout again. Devices of the host keep their owner, for /dev/null belongs to all, and so do
+    /// files that were opened for reading: their owner may write them.
     fn give_standard_streams(&self) -> Result<()> {
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let streams =
@@ -217,6 +221,10 @@ impl Program {
             let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
             if kind == SFlag::S_IFCHR || kind == SFlag::S_IFBLK || stat.st_uid == self.uid.as_raw()
             {
+                continue;
+            }
+            let mode = fcntl(fd, FcntlArg::F_GETFL).unwrap_or(0) & libc::O_ACCMODE;
+            if mode == libc::O_RDONLY && kind == SFlag::S_IFREG {
                 continue;
             }
             match fchown(fd, Some(self.uid), None) {

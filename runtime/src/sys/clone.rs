@@ -34,8 +34,8 @@ impl SingleThreaded {
 /// The two returns of `clone3`.
 #[derive(Debug)]
 pub(crate) enum Cloned {
-    /// In the new process.
-    Child,
+    /// In the new process, which has one thread by construction.
+    Child(SingleThreaded),
     /// In the caller.
     Parent {
         /// The child's pid in the caller's pid namespace.
@@ -91,7 +91,7 @@ pub(crate) fn clone3(
         libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<libc::clone_args>())
     })?;
     if pid == 0 {
-        return Ok(Cloned::Child);
+        return Ok(Cloned::Child(SingleThreaded(())));
     }
     // SAFETY: the kernel stored a new descriptor that nobody else knows of.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };

@@ -1,6 +1,6 @@
 //! Descriptors: ranges, inherited ones, and a peek into another process's table.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use std::io::IoSliceMut;
 
@@ -10,26 +10,31 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use super::{Result, check};
 use crate::error::Failure;
 
-/// Marks every descriptor from `first` on as close-on-exec. close_range(2), Linux 5.11.
-pub(crate) fn cloexec_from(first: u32) -> Result<()> {
-    // SAFETY: no memory is passed; only flags of descriptors change.
-    check("close_range", unsafe {
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    })?;
-    Ok(())
+/// First descriptor behind the standard streams.
+pub(crate) const FIRST: u32 = 3;
+
+/// Closes every descriptor from [`FIRST`] on but `keep` of them and `one`, which moves behind those,
+/// close-on-exec. Only for a forked child that never runs its creator's destructors.
+/// close_range(2), Linux 5.9.
+pub(crate) fn close_all_but(one: OwnedFd, keep: u32) -> Result<OwnedFd> {
+    let place = FIRST + keep;
+    let number = one.into_raw_fd();
+    if number as u32 != place {
+        // SAFETY: both are numbers; whatever was open at `place` belongs to code that is gone here.
+        check("dup3", unsafe { libc::dup3(number, place as RawFd, libc::O_CLOEXEC) }.into())?;
+    }
+    // SAFETY: no memory is passed; the numbers belong to code that is gone in this child.
+    check("close_range", unsafe { libc::syscall(libc::SYS_close_range, place + 1, u32::MAX, 0) })?;
+    // SAFETY: dup3 has made this descriptor, or it is `one`, which was given up above.
+    Ok(unsafe { OwnedFd::from_raw_fd(place as RawFd) })
 }
 
-/// Clears close-on-exec of a descriptor that the caller of this program handed down by number.
-pub(crate) fn keep_on_exec(number: RawFd) -> Result<()> {
-    // SAFETY: F_SETFD takes an integer; a number that is not open gives EBADF.
-    check("fcntl", unsafe { libc::fcntl(number, libc::F_SETFD, 0) }.into())?;
-    Ok(())
-}
-
-/// Whether `number` is an open descriptor.
-pub(crate) fn is_open(number: RawFd) -> bool {
+/// Whether `number` was open when this program was executed: it is, and does not close at the next
+/// `execve`, as everything does that this program opens.
+pub(crate) fn is_inherited(number: RawFd) -> bool {
     // SAFETY: F_GETFD takes no argument; a number that is not open gives EBADF.
-    unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags != -1 && flags & libc::FD_CLOEXEC == 0
 }
 
 /// A copy of descriptor `number` of the process behind `pidfd`. pidfd_getfd(2), Linux 5.6.
