@@ -130,7 +130,9 @@ impl Channel {
     pub(crate) fn receive<F: Frame>(
         &self,
     ) -> std::result::Result<Option<(F, Option<OwnedFd>)>, Failure> {
-        let mut bytes = vec![0u8; FRAME];
+        // Asking for the length is one call; a zeroed buffer for the longest frame is 16 page faults.
+        let length = sys::fd::next_length(self.0.as_fd())?;
+        let mut bytes = vec![0u8; length.min(FRAME)];
         let (length, fd) = sys::fd::receive(self.0.as_fd(), &mut bytes)?;
         if length == 0 {
             return Ok(None);

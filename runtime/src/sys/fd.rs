@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::io::IoSliceMut;
 
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recv, recvmsg};
 
 use super::{Result, check};
 use crate::error::Failure;
@@ -45,6 +45,18 @@ pub(crate) fn get_from(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> 
     })?;
     // SAFETY: the kernel returned a new descriptor, close-on-exec, that nobody else knows of.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// Waits for a message and says how long it is; 0 when the peer closed or reset the connection.
+pub(crate) fn next_length(socket: BorrowedFd<'_>) -> Result<usize> {
+    loop {
+        // For packets, MSG_TRUNC makes this the length of the message, not of what was copied.
+        match recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(0),
+            other => return other.map_err(|errno| Failure { call: "recv", errno }),
+        }
+    }
 }
 
 /// Receives one message and the first descriptor that comes with it (others are closed).
