@@ -1,5 +1,6 @@
 //! A container and its verbs: the crate's public surface.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -176,6 +177,8 @@ pub struct Container {
     record: Record,
     /// The process waits on this channel instead of the start socket.
     here: Option<Channel>,
+    /// The stored configuration, where it need not be read back.
+    spec: Option<Spec>,
 }
 
 /// How long `delete --force` waits for killed processes.
@@ -197,7 +200,7 @@ impl Container {
         validate::validate_id(id)?;
         let created = create::create(root, id, &options, warnings)?;
         let create::Created { dir, record, process, here } = created;
-        Ok((Container { dir, record, here }, process))
+        Ok((Container { dir, record, here, spec: Some(options.config.spec) }, process))
     }
 
     /// Opens an existing container.
@@ -208,7 +211,7 @@ impl Container {
         validate::validate_id(id)?;
         let dir = StateDir::open(root, id)?;
         let record = dir.record()?;
-        Ok(Container { dir, record, here: None })
+        Ok(Container { dir, record, here: None, spec: None })
     }
 
     /// Every entry of the state root, sorted by id. A missing root is an empty list.
@@ -285,12 +288,16 @@ impl Container {
         process.ok_or_else(|| Error::invalid("process", "is not in the stored configuration"))
     }
 
-    fn stored_spec(&self) -> Result<Spec> {
-        spec::stored(&self.dir.config()?)
+    fn stored_spec(&self) -> Result<Cow<'_, Spec>> {
+        match &self.spec {
+            Some(spec) => Ok(Cow::Borrowed(spec)),
+            None => spec::stored(&self.dir.config()?).map(Cow::Owned),
+        }
     }
 
     fn hooks(&self) -> Result<Hooks> {
-        Hooks::plan(&self.stored_spec()?, &self.record.id, &self.record.bundle)
+        let spec = self.stored_spec()?;
+        Hooks::plan(&spec, &self.record.id, &self.record.bundle)
     }
 
     fn cgroup(&self) -> Result<Cgroup> {
