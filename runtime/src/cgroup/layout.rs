@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
+use nix::sys::stat::makedev;
+
 use crate::error::{Call, Context, Result, quote};
 
 /// Where every distribution mounts its hierarchies.
@@ -66,7 +68,7 @@ impl Layout {
                 return Ok(Layout { v1: Vec::new(), unified: Some(unified) });
             }
         }
-        Ok(parse(&read("/proc/self/mountinfo")?, &cgroups))
+        Ok(parse(&read("/proc/self/mountinfo")?, &cgroups, &is_visible))
     }
 
     /// Whether this host has no cgroups at all.
@@ -79,11 +81,18 @@ fn read(path: &str) -> Result<Vec<u8>> {
     std::fs::read(path).call("read").context("read", quote(path))
 }
 
+/// Whether the mount of this device is what a path leads to. mountinfo also lists mounts that another
+/// mount covers, such as a tmpfs over all of /sys/fs/cgroup.
+fn is_visible(point: &Path, device: u64) -> bool {
+    nix::sys::stat::stat(point).is_ok_and(|stat| stat.st_dev == device)
+}
+
 /// Combines mountinfo and the creator's own cgroups. Of several mounts of a hierarchy the first
 /// below /sys/fs/cgroup counts, or else the first.
-fn parse(mountinfo: &[u8], cgroups: &[u8]) -> Layout {
+fn parse(mountinfo: &[u8], cgroups: &[u8], visible: &dyn Fn(&Path, u64) -> bool) -> Layout {
     let mut layout = Layout::default();
-    for mount in mountinfo.split(|&b| b == b'\n').filter_map(Mount::parse) {
+    let mounts = mountinfo.split(|&b| b == b'\n').filter_map(Mount::parse);
+    for mount in mounts.filter(|mount| visible(&mount.point, mount.device)) {
         if mount.cgroup2 {
             let own = beneath(&own_of(cgroups, "").unwrap_or_default(), &mount.root);
             let usual = |at: &Path| at.starts_with(MOUNTS);
@@ -113,6 +122,7 @@ fn parse(mountinfo: &[u8], cgroups: &[u8]) -> Layout {
 
 /// One cgroup line of mountinfo.
 struct Mount {
+    device: u64,
     root: PathBuf,
     point: PathBuf,
     cgroup2: bool,
@@ -130,7 +140,9 @@ impl Mount {
             return None;
         }
         let options = String::from_utf8_lossy(fields.get(dash + 3)?);
+        let (major, minor) = std::str::from_utf8(fields.get(2)?).ok()?.split_once(':')?;
         Some(Mount {
+            device: makedev(major.parse().ok()?, minor.parse().ok()?),
             root: unescape(fields.get(3)?),
             point: unescape(fields.get(4)?),
             cgroup2: kind == b"cgroup2",
@@ -203,7 +215,7 @@ mod tests {
 
     /// `controllers|name|mount point|own` per hierarchy, `2|mount point|own` for cgroup2.
     fn show(mountinfo: &str, cgroups: &str) -> Vec<String> {
-        let layout = parse(mountinfo.as_bytes(), cgroups.as_bytes());
+        let layout = parse(mountinfo.as_bytes(), cgroups.as_bytes(), &|_, _| true);
         let mut out: Vec<String> = layout
             .v1
             .iter()
