@@ -157,7 +157,7 @@ pub struct Report {
     /// The configuration's annotations.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
-    /// Name of the user that owns the state directory, empty when unknown.
+    /// Name of the user that owns the state directory, `#` and the uid when it has none.
     pub owner: String,
 }
 
@@ -278,7 +278,7 @@ impl Container {
             rootfs: record.rootfs.clone(),
             created: record.created.clone(),
             annotations: record.annotations.clone(),
-            owner: host::user_name(record.owner).unwrap_or_default(),
+            owner: host::user_name(record.owner).unwrap_or_else(|| format!("#{}", record.owner)),
         })
     }
 

@@ -61,6 +61,33 @@ pub fn tests() -> Vec<Test> {
             }
             Ok(())
         }),
+        test(SECTION, "F25 F186", "exec enters the user's container, and nothing is said", |lab| {
+            let bundle = bundle(lab, &["pause"], |_| {})?;
+            let exec = ["exec", &bundle.id, "/bin/probe", "report"];
+            for words in [
+                &["run", "--detach", "--bundle", bundle.path(), &bundle.id][..],
+                &exec,
+                &["delete", "--force", &bundle.id],
+            ] {
+                let output = call(lab, words)?;
+                excuse(&output)?;
+                eq(words[0], &(output.code, output.err.as_str()), &(Some(0), ""))?;
+                if words[0] == "exec" {
+                    let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
+                    same("uids", &seen["report"]["uids"], json!([0, 0, 0]))?;
+                    ensure(seen["report"]["pid"] != json!(1), "exec is pid 1")?;
+                }
+            }
+            Ok(())
+        }),
+        test(SECTION, "F85 F180", "a cgroup mount shows the creator's cgroup read-only", |lab| {
+            let seen = seen(lab, &["list /sys/fs/cgroup", "create /sys/fs/cgroup/x"], |spec| {
+                mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "ro"])
+            })?;
+            ensure(seen["list /sys/fs/cgroup"].as_array().is_some_and(|l| !l.is_empty()), "empty")?;
+            let refusals = ["EROFS", "EACCES", "EPERM"];
+            refused_with("create", &seen["create /sys/fs/cgroup/x"], &refusals)
+        }),
         test(SECTION, "F25", "a mapping of ids that the user does not own is an error", |lab| {
             let bundle = bundle(lab, &["report"], |spec| {
                 spec["linux"]["uidMappings"] =

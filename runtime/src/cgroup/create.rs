@@ -70,7 +70,7 @@ impl Plan {
                 }
                 Err(error) if self.tolerates(&error) => {
                     drop(Made(made.0.split_off(before)));
-                    self.without(target, &error, warnings)?;
+                    self.without(target, &error)?;
                 }
                 Err(error) => return Err(error),
             }
@@ -102,20 +102,15 @@ impl Plan {
             && matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
     }
 
-    /// Goes on without a cgroup in this hierarchy, unless a limit was asked for.
-    fn without(&self, target: &Target, error: &Error, warnings: &mut Vec<String>) -> Result<()> {
-        if let Some(knob) = self.knobs.iter().find(|k| target.has(k)) {
-            return Err(Error::unsupported("set", &knob.field, format!("no cgroup: {error}")));
+    /// Goes on without a cgroup in this hierarchy, unless a limit was asked for. Without a word, as
+    /// runc: it is the same for every container of this user.
+    fn without(&self, target: &Target, error: &Error) -> Result<()> {
+        match self.knobs.iter().find(|k| target.has(k)) {
+            Some(knob) => {
+                Err(Error::unsupported("set", &knob.field, format!("no cgroup: {error}")))
+            }
+            None => Ok(()),
         }
-        let what = match target.version {
-            Version::V2 => "resources and devices are not limited".to_string(),
-            Version::V1 => match (&target.name, target.controllers.join(", ")) {
-                (Some(name), _) => format!("the container is not in name={name}"),
-                (None, controllers) => format!("{controllers}: not limited"),
-            },
-        };
-        warnings.push(format!("no cgroup in {}: {what} ({error})", quote(&target.mount_point)));
-        Ok(())
     }
 
     fn make(&self, target: &Target, made: &mut Made) -> Result<OwnedFd> {

@@ -23,7 +23,7 @@ const V2: [&str; 11] =
 pub(crate) enum Permission {
     /// An error.
     Required,
-    /// A warning, unless limits were asked for: an ordinary user or root of a user namespace.
+    /// Nothing, unless limits were asked for: an ordinary user or root of a user namespace.
     Tolerated,
 }
 

@@ -500,8 +500,7 @@ fn an_ordinary_user_goes_without_unless_limits_are_asked_for() {
     let mut warnings = Vec::new();
     let cgroup = plan.create(&mut warnings).unwrap();
     assert!(cgroup.groups.is_empty() && cgroup.clone_target().is_none());
-    assert_eq!(warnings.len(), plan.paths().len());
-    assert!(warnings.iter().any(|w| w.contains("devices")), "{warnings:?}");
+    assert_eq!(warnings, Vec::<String>::new());
     cgroup.join().unwrap();
     cgroup.kill(libc::SIGKILL).unwrap();
     cgroup.recorded().delete().unwrap();

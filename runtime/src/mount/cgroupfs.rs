@@ -35,8 +35,16 @@ pub(crate) struct View {
     namespace: bool,
     /// The v1 hierarchies; empty on a cgroup2 host.
     v1: Vec<Part>,
-    /// The container's cgroup2 directory.
-    unified: Option<CString>,
+    /// The cgroup2 hierarchy.
+    unified: Option<Place>,
+}
+
+/// The container's directory in a hierarchy of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    directory: CString,
+    /// The creator's, where the container stays when an ordinary user may not make it one.
+    own: CString,
 }
 
 /// A v1 hierarchy.
@@ -48,8 +56,7 @@ struct Part {
     controllers: Vec<CString>,
     /// The name of a hierarchy without controllers.
     named: Option<CString>,
-    /// The container's directory on the host.
-    directory: CString,
+    place: Place,
 }
 
 const VIEW_FLAGS: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
@@ -62,7 +69,8 @@ pub(super) fn plan(layout: &Layout, directories: &[PathBuf], namespace: bool) ->
     let path = |path: PathBuf| string(path.as_os_str().as_bytes());
     let place = |mount_point: &Path, own: &Path| {
         let found = directories.iter().find(|directory| directory.starts_with(mount_point));
-        path(found.cloned().unwrap_or_else(|| mount_point.join(own)))
+        let own = mount_point.join(own);
+        Place { directory: path(found.unwrap_or(&own).clone()), own: path(own) }
     };
     let part = |hierarchy: &Hierarchy| {
         let name = hierarchy.mount_point.file_name().unwrap_or_default();
@@ -70,7 +78,7 @@ pub(super) fn plan(layout: &Layout, directories: &[PathBuf], namespace: bool) ->
             name: string(name.as_bytes()),
             controllers: hierarchy.controllers.iter().map(|c| string(c.as_bytes())).collect(),
             named: hierarchy.name.as_ref().map(|name| string(name.as_bytes())),
-            directory: place(&hierarchy.mount_point, &hierarchy.own),
+            place: place(&hierarchy.mount_point, &hierarchy.own),
         }
     };
     let unified = layout.unified.as_ref().map(|u| place(&u.mount_point, &u.own));
@@ -83,8 +91,8 @@ pub(super) fn mount(view: &View, mount: &Mount, target: BorrowedFd<'_>) -> Resul
         (true, None) => {
             Err(Error::unsupported("mount", mount.subject(), "the host has no cgroups"))
         }
-        (true, Some(directory)) => {
-            let tree = unified(view, mount, directory)?;
+        (true, Some(place)) => {
+            let tree = unified(view, mount, place)?;
             move_mount(tree.as_fd(), target).context("mount", mount.subject())?;
             Ok(tree)
         }
@@ -92,7 +100,7 @@ pub(super) fn mount(view: &View, mount: &Mount, target: BorrowedFd<'_>) -> Resul
     }
 }
 
-fn unified(view: &View, mount: &Mount, directory: &CStr) -> Result<OwnedFd> {
+fn unified(view: &View, mount: &Mount, place: &Place) -> Result<OwnedFd> {
     // Without a namespace the mount would show the whole tree; and in the host's cgroup namespace
     // it would also reset the host's mount options, such as nsdelegate.
     if view.namespace {
@@ -102,7 +110,7 @@ fn unified(view: &View, mount: &Mount, directory: &CStr) -> Result<OwnedFd> {
             other => return other,
         }
     }
-    bound(mount, directory, view.namespace)
+    bound(mount, place, view.namespace)
 }
 
 /// Whether the kernel refuses a fresh mount to a user namespace or to a hierarchy in use.
@@ -111,9 +119,15 @@ fn is_refusal(errno: Option<Errno>) -> bool {
 }
 
 /// A bind of the container's own directory with the attributes asked for.
-fn bound(mount: &Mount, directory: &CStr, is_fallback: bool) -> Result<OwnedFd> {
-    let subject = || format!("{} from {}", mount.subject(), super::bind::quote_c(directory));
-    let tree = clone_tree(AT_FDCWD, directory, Depth::Top, false).context("mount", subject())?;
+fn bound(mount: &Mount, place: &Place, is_fallback: bool) -> Result<OwnedFd> {
+    let subject = || format!("{} from {}", mount.subject(), super::bind::quote_c(&place.directory));
+    let (tree, is_fallback) = match clone_tree(AT_FDCWD, &place.directory, Depth::Top, false) {
+        Err(failure) if failure.errno == Errno::ENOENT => {
+            (clone_tree(AT_FDCWD, &place.own, Depth::Top, false), true)
+        }
+        tree => (tree, is_fallback),
+    };
+    let tree = tree.context("mount", subject())?;
     // Access times stay the host's: cgroup files have none worth keeping.
     let mut set = mount.options.initial() & !MOUNT_ATTR_ATIME | VIEW_FLAGS;
     let asked_rw = mount.options.attributes.clear & MOUNT_ATTR_RDONLY != 0;
@@ -151,9 +165,9 @@ fn hierarchies(view: &View, mount: &Mount, target: BorrowedFd<'_>) -> Result<Own
             }
         }
     }
-    if let Some(directory) = &view.unified {
+    if let Some(place_of) = &view.unified {
         let plain = Mount { options: plain_options(mount), ..mount.clone() };
-        let tree = unified(view, &plain, directory)?;
+        let tree = unified(view, &plain, place_of)?;
         move_mount(tree.as_fd(), place(c"unified")?.as_fd()).context("mount", &subject)?;
     }
     if attributes & MOUNT_ATTR_RDONLY != 0 {
@@ -175,7 +189,7 @@ fn plain_options(mount: &Mount) -> super::options::Options {
 
 fn hierarchy(view: &View, mount: &Mount, part: &Part) -> Result<OwnedFd> {
     if !view.namespace {
-        return bound(mount, &part.directory, false);
+        return bound(mount, &part.place, false);
     }
     let fresh = || {
         let fs = fsopen(c"cgroup")?;
@@ -193,7 +207,7 @@ fn hierarchy(view: &View, mount: &Mount, part: &Part) -> Result<OwnedFd> {
         fsmount(fs.as_fd(), mount.options.initial() | VIEW_FLAGS)
     };
     match fresh() {
-        Err(failure) if is_refusal(Some(failure.errno)) => bound(mount, &part.directory, true),
+        Err(failure) if is_refusal(Some(failure.errno)) => bound(mount, &part.place, true),
         other => other.context("mount", format!("{} {:?}", mount.subject(), part.name)),
     }
 }
