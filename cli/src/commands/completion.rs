@@ -9,6 +9,7 @@ use crate::session::Session;
 #[derive(Debug, Args)]
 pub struct Completion {
     /// bash, zsh or fish
+    #[arg(value_name = "shell")]
     shell: String,
 }
 

@@ -11,7 +11,7 @@ use crate::{output, table};
 #[derive(Debug, Args)]
 pub struct List {
     /// table or json
-    #[arg(long, short, default_value = "table")]
+    #[arg(value_name = "format", long, short, default_value = "table")]
     format: String,
     /// Print the names only
     #[arg(long, short)]

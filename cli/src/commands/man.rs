@@ -27,6 +27,7 @@ impl super::Command for Man {
 fn write(tree: clap::Command, directory: &std::path::Path) -> std::io::Result<()> {
     let mut tree = tree.disable_help_subcommand(true);
     tree.build();
+    std::fs::create_dir_all(directory)?;
     for command in std::iter::once(&tree).chain(tree.get_subcommands().filter(|c| !c.is_hide_set()))
     {
         let name = command.get_bin_name().unwrap_or_else(|| command.get_name()).replace(' ', "-");

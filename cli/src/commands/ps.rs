@@ -12,7 +12,7 @@ use crate::session::Session;
 #[derive(Debug, Args)]
 pub struct Ps {
     /// table or json
-    #[arg(long, short, default_value = "table")]
+    #[arg(value_name = "format", long, short, default_value = "table")]
     format: String,
     /// The container's name
     #[arg(value_name = "container-id")]

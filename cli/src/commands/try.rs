@@ -60,10 +60,11 @@ const BASE: &str = "/tmp";
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Run a program in a throwaway copy of this machine, without network
-///
-/// What it changes is forgotten at its end. An ordinary user is root inside, but can change only what
-/// belongs to this user, and what is directly in a directory of /.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "What it changes is forgotten at its end. An ordinary user is root inside, but \
+    can change only what\nbelongs to this user, and what is directly in a directory of /."
+)]
 pub struct Try {
     /// The program and its arguments [default: $SHELL]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
