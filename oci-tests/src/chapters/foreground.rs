@@ -241,31 +241,49 @@ fn notified() -> Vec<Test> {
 }
 
 fn among_others() -> Vec<Test> {
-    vec![test(
-        "contract#foreground",
-        "F123 F154",
-        "delete --force of a container that run stays with",
-        |lab| {
-            let agent = Agent::listen(&lab.dir.join("pidfd"))?;
-            let bundle = lab.bundle(&["pause"], |_| {})?;
-            let run = lab
-                .call(&[
-                    "run",
-                    "--pidfd-socket",
-                    agent.path(),
-                    "--bundle",
-                    bundle.path(),
-                    &bundle.id,
-                ])
-                .spawn()?;
-            agent.receive()?;
-            let delete = lab.call(&["delete", "--force", &bundle.id]).output()?;
-            eq("delete", &(delete.code, delete.err.as_str()), &(Some(0), ""))?;
-            let output = run.wait()?;
-            eq("run", &(output.code, output.err.as_str()), &(Some(137), ""))?;
-            lab.nothing_left()
-        },
-    )]
+    vec![
+        test("contract#log", "F9 F101", "with --log a warning is in the log alone", |lab| {
+            let log = lab.dir.join("log").display().to_string();
+            let container = lab.running(|spec| {
+                spec["process"]["capabilities"]["inheritable"] = json!([]);
+                spec["process"]["capabilities"]["ambient"] = json!(["CAP_KILL"]);
+            })?;
+            let words = ["exec", &container.id, "/bin/probe", "report"];
+            let output = lab.call(&words).global(&["--log", &log]).output()?;
+            eq("exec", &(output.code, output.err.as_str()), &(Some(0), ""))?;
+            let text = fs::read_to_string(&log)?;
+            lab.quality(
+                text.contains("CAP_KILL"),
+                "the log has no warning of the lost capability",
+            )?;
+            container.end()
+        }),
+        test(
+            "contract#foreground",
+            "F123 F154",
+            "delete --force of a container that run stays with",
+            |lab| {
+                let agent = Agent::listen(&lab.dir.join("pidfd"))?;
+                let bundle = lab.bundle(&["pause"], |_| {})?;
+                let run = lab
+                    .call(&[
+                        "run",
+                        "--pidfd-socket",
+                        agent.path(),
+                        "--bundle",
+                        bundle.path(),
+                        &bundle.id,
+                    ])
+                    .spawn()?;
+                agent.receive()?;
+                let delete = lab.call(&["delete", "--force", &bundle.id]).output()?;
+                eq("delete", &(delete.code, delete.err.as_str()), &(Some(0), ""))?;
+                let output = run.wait()?;
+                eq("run", &(output.code, output.err.as_str()), &(Some(137), ""))?;
+                lab.nothing_left()
+            },
+        ),
+    ]
 }
 
 fn thrown_away() -> Vec<Test> {
