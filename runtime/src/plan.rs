@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use nix::sys::personality::Persona;
+use nix::unistd::Uid;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
 
 use crate::caps;
@@ -32,6 +33,8 @@ pub(crate) struct Plan {
     pub id: String,
     pub rootfs: PathBuf,
     pub cgroup: cgroup::Plan,
+    /// Who the cgroup is given to, when the container may write it.
+    pub cgroup_owner: Option<Uid>,
     pub namespaces: namespaces::Plan,
     pub order: Order,
     pub maps: Option<(Maps, Writer)>,
@@ -88,12 +91,19 @@ pub(crate) fn plan(
         .as_ref()
         .ok_or_else(|| Error::invalid("process", "is required to create a container"))?;
     let program = program(process, spec, options, host, in_user_namespace, warnings)?;
+    let cgroup_owner = match &maps {
+        Some((maps, _)) if namespaces.creates(libc::CLONE_NEWCGROUP) => {
+            cgroup::delegate::owner(&host.layout, &mounts.mounts, maps, program.uid)
+        }
+        _ => None,
+    };
     let keyring =
         (!options.no_new_keyring).then(|| Keyring::plan(id, in_user_namespace)).transpose()?;
     Ok(Plan {
         id: id.to_owned(),
         rootfs: mounts.rootfs().to_owned(),
         cgroup,
+        cgroup_owner,
         order,
         maps,
         uts: uts::Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone() },

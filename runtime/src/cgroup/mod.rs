@@ -13,6 +13,7 @@
 //! See [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
 
 mod create;
+pub(crate) mod delegate;
 mod devices;
 mod freezer;
 mod kill;

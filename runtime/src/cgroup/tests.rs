@@ -14,10 +14,10 @@ use crate::sys::bpf;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A cgroup that is killed and removed at the end of its test.
-struct Test {
+pub(super) struct Test {
     top: PathBuf,
     plan: Plan,
-    cgroup: Cgroup,
+    pub(super) cgroup: Cgroup,
 }
 
 impl Drop for Test {
@@ -40,7 +40,7 @@ fn planned(resources: &str) -> (PathBuf, Plan) {
     (top, plan)
 }
 
-fn make(resources: &str) -> Test {
+pub(super) fn make(resources: &str) -> Test {
     let (top, plan) = planned(resources);
     let mut warnings = Vec::new();
     let cgroup = plan.create(&mut warnings).unwrap();
