@@ -73,8 +73,6 @@ pub(crate) fn plan(
     let namespaces =
         namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), time_offsets(spec));
     check_network_sysctls(spec, &namespaces, host)?;
-    let late_cgroup = !host.layout.v1.is_empty();
-    let order = namespaces.order(late_cgroup, host.privileged());
     let maps = namespaces.creates(libc::CLONE_NEWUSER).then(|| {
         let maps = idmap::plan(
             linux.uid_mappings().as_deref().unwrap_or_default(),
@@ -84,6 +82,9 @@ pub(crate) fn plan(
         (maps, writer)
     });
     let cgroup = cgroup::plan(&linux, id, &host.layout, tolerance(options, host), warnings)?;
+    // A new cgroup namespace is rooted where its maker is: after the child has joined.
+    let late_cgroup = cgroup.is_joined_late();
+    let order = namespaces.order(late_cgroup, host.privileged());
     let in_user_namespace = namespaces.has(libc::CLONE_NEWUSER);
     let mounts = mounts(spec, options, host, &namespaces, &cgroup, warnings)?;
     let process = spec
