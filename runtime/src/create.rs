@@ -99,6 +99,9 @@ pub(crate) fn create(
     let mut cgroup = plan.cgroup.create(warnings)?;
     undo.cgroup_made = true;
     cgroup.prepare_join()?;
+    if let Some(owner) = plan.cgroup_owner {
+        cgroup.delegate(owner, warnings)?;
+    }
     // What was tolerated not to be made must not be missed by later commands.
     undo.record.cgroup = cgroup.recorded();
     let dir = undo.dir.as_ref().expect("set above");

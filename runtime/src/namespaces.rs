@@ -180,7 +180,7 @@ pub(crate) struct Order {
 
 impl Plan {
     /// Decides the order; see the module's text. `late_cgroup`: the child joins its cgroup itself
-    /// (v1), so that a new cgroup namespace must be made by the child after that, or its root would
+    /// (v1, and where births are forbidden), so that a new cgroup namespace must be made by the child after that, or its root would
     /// be the creator's cgroup. `privileged`: the creator has power over the namespaces to join.
     pub(crate) fn order(&self, late_cgroup: bool, privileged: bool) -> Order {
         const FOR_CHILDREN: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWTIME;

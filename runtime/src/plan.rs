@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use nix::sys::personality::Persona;
+use nix::unistd::Uid;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
 
 use crate::caps;
@@ -32,6 +33,8 @@ pub(crate) struct Plan {
     pub id: String,
     pub rootfs: PathBuf,
     pub cgroup: cgroup::Plan,
+    /// Who the cgroup is given to, when the container may write it.
+    pub cgroup_owner: Option<Uid>,
     pub namespaces: namespaces::Plan,
     pub order: Order,
     pub maps: Option<(Maps, Writer)>,
@@ -70,8 +73,6 @@ pub(crate) fn plan(
     let namespaces =
         namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), time_offsets(spec));
     check_network_sysctls(spec, &namespaces, host)?;
-    let late_cgroup = !host.layout.v1.is_empty();
-    let order = namespaces.order(late_cgroup, host.privileged());
     let maps = namespaces.creates(libc::CLONE_NEWUSER).then(|| {
         let maps = idmap::plan(
             linux.uid_mappings().as_deref().unwrap_or_default(),
@@ -81,6 +82,9 @@ pub(crate) fn plan(
         (maps, writer)
     });
     let cgroup = cgroup::plan(&linux, id, &host.layout, tolerance(options, host), warnings)?;
+    // A new cgroup namespace is rooted where its maker is: after the child has joined.
+    let late_cgroup = cgroup.is_joined_late();
+    let order = namespaces.order(late_cgroup, host.privileged());
     let in_user_namespace = namespaces.has(libc::CLONE_NEWUSER);
     let mounts = mounts(spec, options, host, &namespaces, &cgroup, warnings)?;
     let process = spec
@@ -88,12 +92,19 @@ pub(crate) fn plan(
         .as_ref()
         .ok_or_else(|| Error::invalid("process", "is required to create a container"))?;
     let program = program(process, spec, options, host, in_user_namespace, warnings)?;
+    let cgroup_owner = match &maps {
+        Some((maps, _)) if namespaces.creates(libc::CLONE_NEWCGROUP) => {
+            cgroup::delegate::owner(&host.layout, &mounts.mounts, maps, program.uid)
+        }
+        _ => None,
+    };
     let keyring =
         (!options.no_new_keyring).then(|| Keyring::plan(id, in_user_namespace)).transpose()?;
     Ok(Plan {
         id: id.to_owned(),
         rootfs: mounts.rootfs().to_owned(),
         cgroup,
+        cgroup_owner,
         order,
         maps,
         uts: uts::Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone() },

@@ -263,6 +263,7 @@ fn enforced() -> Vec<Test> {
             "F85",
             "a mount of type cgroup shows the hierarchies, read-only when asked",
             |lab| {
+                v1("memory", "/")?;
                 let seen = lab.probe(
                     &["list /sys/fs/cgroup", "mkdir /sys/fs/cgroup/memory/new", "report"],
                     |spec| {
@@ -287,6 +288,7 @@ fn enforced() -> Vec<Test> {
             "F85",
             "a cgroup mount shows the container's own cgroup at its root, not the machine's",
             |lab| {
+                v1("pids", "/")?;
                 let seen = lab.probe(
                     &["read /sys/fs/cgroup/pids/pids.max", "read /sys/fs/cgroup/pids/cgroup.procs"],
                     |spec| {

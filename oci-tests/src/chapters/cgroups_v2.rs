@@ -172,6 +172,50 @@ fn plain() -> Vec<Test> {
             )
         }),
         test(
+            "config-linux#pids",
+            "F45 F30",
+            "with pids.limit 0 the program runs, in its cgroup, which its cgroup namespace shows",
+            |lab| {
+                need("pids")?;
+                let seen = lab.probe(&["read /sys/fs/cgroup/pids.max", "report"], |spec| {
+                    spec["linux"]["resources"] = json!({ "pids": { "limit": 0 } });
+                    namespace(spec, "cgroup");
+                    mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]);
+                })?;
+                let value = seen["read /sys/fs/cgroup/pids.max"].as_str().unwrap_or_default();
+                ensure(!value.is_empty(), "the cgroup mount does not show the container's cgroup")?;
+                // Before 1.3 runtimes took 0 for no limit.
+                lab.quality(value == "0\n", format!("pids.max is {value:?}"))
+            },
+        ),
+        test(
+            "contract#exec",
+            "F30 F186",
+            "exec works when the program has moved to a sub-cgroup and passes controllers on",
+            |lab| {
+                need("pids")?;
+                let bundle = lab.bundle(
+                    &[
+                        "mkdir /sys/fs/cgroup/init",
+                        "write /sys/fs/cgroup/init/cgroup.procs 0",
+                        "write /sys/fs/cgroup/cgroup.subtree_control +pids",
+                        "pause",
+                    ],
+                    |spec| {
+                        namespace(spec, "cgroup");
+                        mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &["rw"]);
+                    },
+                )?;
+                let mut container = lab.create_from(&bundle)?;
+                container.start()?;
+                let seen = container.ready()?;
+                let step = "write /sys/fs/cgroup/cgroup.subtree_control +pids";
+                same("passing controllers on", &seen[step], json!("ok"))?;
+                container.exec(&[], &["report"])?;
+                container.end()
+            },
+        ),
+        test(
             "config-linux#cgroup-ownership",
             "F30",
             "without a writable cgroup mount the owner of the cgroup is not changed",

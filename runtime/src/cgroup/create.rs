@@ -79,7 +79,7 @@ impl Plan {
             let above = &group.made[..group.made.len().saturating_sub(1)];
             group.at.ancestors = above.to_vec();
         }
-        let clone_into = !groups.iter().any(|g| g.at.unified && self.no_births(g));
+        let clone_into = !self.no_births(Version::V2);
         let mut cgroup = Cgroup { groups, gone: Vec::new(), clone_into };
         self.restrict_devices(&cgroup, warnings)?;
         knob::apply(&self.knobs, &|knob| cgroup.dir_of(knob), warnings)?;
@@ -88,12 +88,17 @@ impl Plan {
         Ok(cgroup)
     }
 
+    /// Whether a process joins a hierarchy after its birth.
+    pub fn is_joined_late(&self) -> bool {
+        self.targets.iter().any(|t| t.version == Version::V1) || self.no_births(Version::V2)
+    }
+
     /// A pids limit of 0 forbids births in the cgroup, also the first; it does not forbid joining.
-    fn no_births(&self, group: &Group) -> bool {
+    fn no_births(&self, version: Version) -> bool {
         let zero = |v: &Value| matches!(v, Value::Text(t) | Value::Lines(t) if t.trim() == "0");
         self.knobs
             .iter()
-            .filter(|k| k.version == group.at.version())
+            .filter(|k| k.version == version)
             .any(|k| k.choices.iter().any(|(file, value)| file == "pids.max" && zero(value)))
     }
 

@@ -13,6 +13,7 @@
 //! See [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
 
 mod create;
+pub(crate) mod delegate;
 mod devices;
 mod freezer;
 mod kill;
@@ -260,6 +261,22 @@ impl Cgroup {
             cgroup.groups.push(Group { at, dir, procs: None, made: Vec::new() });
         }
         Ok(cgroup)
+    }
+
+    /// As [`Cgroup::sub`], with the sub-cgroup of the cgroup2 hierarchy that the process `pid` is in.
+    /// `None` when that is the container's own directory, or not below it.
+    pub fn sub_of(&self, pid: i32) -> Result<Option<Cgroup>> {
+        let Some(group) = self.unified() else { return Ok(None) };
+        let file = format!("/proc/{pid}/cgroup");
+        let text = std::fs::read(&file).call("read").context("read", quote(&file))?;
+        let relative = group.at.path.strip_prefix(&group.at.mount_point).unwrap_or(&group.at.path);
+        let line = layout::lines(&text).find(|(names, _)| names.is_empty());
+        match line.as_ref().and_then(|(_, path)| path.strip_prefix(relative).ok()) {
+            None => Ok(None),
+            Some(below) if below.as_os_str().is_empty() => Ok(None),
+            // The empty name is that of the cgroup2 hierarchy.
+            Some(below) => self.sub(&[(vec![String::new()], below.to_owned())]).map(Some),
+        }
     }
 
     /// Every process in the cgroup and its sub-cgroups, in any hierarchy, ascending.

@@ -14,10 +14,10 @@ use crate::sys::bpf;
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A cgroup that is killed and removed at the end of its test.
-struct Test {
+pub(super) struct Test {
     top: PathBuf,
     plan: Plan,
-    cgroup: Cgroup,
+    pub(super) cgroup: Cgroup,
 }
 
 impl Drop for Test {
@@ -40,7 +40,7 @@ fn planned(resources: &str) -> (PathBuf, Plan) {
     (top, plan)
 }
 
-fn make(resources: &str) -> Test {
+pub(super) fn make(resources: &str) -> Test {
     let (top, plan) = planned(resources);
     let mut warnings = Vec::new();
     let cgroup = plan.create(&mut warnings).unwrap();
@@ -456,9 +456,27 @@ fn recorded_paths_are_checked() {
 #[test]
 fn no_births_at_a_pids_limit_of_zero() {
     let test = make(r#"{"pids":{"limit":0}}"#);
+    assert!(test.plan.is_joined_late());
     assert_eq!(test.cgroup.clone_target().is_some(), test.cgroup.v1("pids").is_some());
     let mut child = test.run("exit 3");
     assert_eq!(child.wait().unwrap().code(), Some(3));
+}
+
+#[test]
+fn the_sub_cgroup_of_a_process_is_found() {
+    let test = make("{}");
+    let Some(group) = test.cgroup.unified() else { return };
+    let mut child = test.run("exec sleep 1000");
+    let pid = child.id() as i32;
+    assert!(test.cgroup.sub_of(pid).unwrap().is_none(), "the container's own directory");
+    assert!(test.cgroup.sub_of(1).unwrap().is_none(), "not below it");
+    let below = group.at.path.join("a/b");
+    std::fs::create_dir_all(&below).unwrap();
+    std::fs::write(below.join("cgroup.procs"), pid.to_string()).unwrap();
+    let found = test.cgroup.sub_of(pid).unwrap().unwrap();
+    assert_eq!(found.unified().unwrap().at.path, below);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[test]

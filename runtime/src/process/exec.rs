@@ -10,6 +10,7 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
@@ -54,7 +55,20 @@ pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs
     let (ours, theirs) = Channel::pair()?;
     let proof = SingleThreaded::check().context("fork", "the process")?;
     sys::process::set_dumpable(false).context("set", "non-dumpable")?;
-    let cloned = sys::clone::clone3(&proof, 0, Parent::Caller, cgroup.clone_target());
+    let mut cloned = sys::clone::clone3(&proof, 0, Parent::Caller, cgroup.clone_target());
+    // Once systemd inside has passed controllers on, the container's own directory takes no more
+    // processes ("no internal processes", cgroups(7)); where its init went, others may go.
+    let nested = match &cloned {
+        // Should that fail too, the first failure is the one to tell.
+        Err(failure) if failure.errno == Errno::EBUSY => {
+            beside_init(target, cgroup).unwrap_or_default()
+        }
+        _ => None,
+    };
+    let cgroup = nested.as_ref().unwrap_or(cgroup);
+    if nested.is_some() {
+        cloned = sys::clone::clone3(&proof, 0, Parent::Caller, cgroup.clone_target());
+    }
     match cloned.context("fork", "the process")? {
         Cloned::Child(proof) => {
             drop(ours);
@@ -65,6 +79,15 @@ pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs
             Ok(Born::new(pid, pidfd, ours))
         }
     }
+}
+
+/// The sub-cgroup that the container's init is in.
+fn beside_init(target: &Target, cgroup: &Cgroup) -> Result<Option<Cgroup>> {
+    let mut nested = cgroup.sub_of(target.pid)?;
+    if let Some(cgroup) = &mut nested {
+        cgroup.prepare_join()?;
+    }
+    Ok(nested)
 }
 
 /// The root directory of a container without a mount namespace of its own.
