@@ -112,13 +112,14 @@ pub(crate) fn create(
     undo.record.start_time = start_time;
     undo.dir.as_ref().expect("set above").write_record(&undo.record)?;
     waiting.recorded()?;
+    let terminal = hand_over(waiting.take_terminal(), options.console_socket.as_deref())?;
+    // The pid file is last: a create that fails leaves none.
     announce(
         waiting.pid(),
         waiting.pidfd(),
         options.pid_file.as_deref(),
         options.pidfd_socket.as_deref(),
     )?;
-    let terminal = hand_over(waiting.take_terminal(), options.console_socket.as_deref())?;
     let (Running { pid, pidfd }, channel) = waiting.into_parts();
     let dir = undo.dir.take().expect("set above");
     let record = undo.record.clone();
