@@ -23,6 +23,8 @@ mod compare;
 mod elf32;
 mod lab;
 mod probe;
+#[cfg(target_arch = "x86_64")]
+mod ptrace;
 mod runner;
 mod sys;
 mod worker;

@@ -23,6 +23,9 @@ use crate::lab::{Lab, call};
 /// How long one test may take before it is killed.
 const DEADLINE: Duration = Duration::from_secs(90);
 
+/// The same with `INJECT` in the environment, see `chapters::injection`.
+const PATIENT: Duration = Duration::from_secs(3600);
+
 /// What a worker needs to know.
 pub struct Job {
     /// The program under test.
@@ -79,6 +82,16 @@ pub fn outer(words: &[String]) -> i32 {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+fn patient() -> bool {
+    chapters::injection::verbose()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn patient() -> bool {
+    false
+}
+
 fn supervise(words: &[String]) -> Res {
     set_pdeathsig(Signal::SIGKILL)?;
     unshare(
@@ -94,10 +107,11 @@ fn supervise(words: &[String]) -> Res {
         .args(words)
         .stdin(Stdio::null())
         .spawn()?;
-    if !call::ends_within(child.id() as i32, DEADLINE)? {
+    let deadline = if patient() { PATIENT } else { DEADLINE };
+    if !call::ends_within(child.id() as i32, deadline)? {
         child.kill()?;
         child.wait()?;
-        return Err(Stop::Fail(format!("the test did not end within {DEADLINE:?}")));
+        return Err(Stop::Fail(format!("the test did not end within {deadline:?}")));
     }
     let status = child.wait()?;
     if status.success() {

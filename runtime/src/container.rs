@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 
@@ -247,22 +248,23 @@ impl Container {
 
     /// The container's status.
     pub fn status(&self) -> Result<Status> {
-        if !self.alive() {
+        if !self.alive()? {
             return Ok(Status::Stopped);
         }
         if self.cgroup()?.is_frozen()? {
             return Ok(Status::Paused);
         }
-        if self.here.is_some() || (self.dir.has_socket() && start::somebody_waits(self.dir.fd())) {
+        if self.here.is_some() || (self.dir.has_socket()? && start::somebody_waits(self.dir.fd())?)
+        {
             return Ok(Status::Created);
         }
         Ok(Status::Running)
     }
 
     /// Whether the init process is there and not a zombie.
-    fn alive(&self) -> bool {
-        self.record.pid != 0
-            && state::process_identity(self.record.pid) == Some((self.record.start_time, true))
+    fn alive(&self) -> Result<bool> {
+        Ok(self.record.pid != 0
+            && state::process_identity(self.record.pid)? == Some((self.record.start_time, true)))
     }
 
     /// The container's state.
@@ -368,9 +370,15 @@ impl Container {
     /// `NotRunning` when it has ended already.
     pub fn pidfd(&self) -> Result<OwnedFd> {
         let gone = || self.wrong_kind(ErrorKind::NotRunning, "signal", "container not running");
-        let pidfd = sys::pidfd::open(self.record.pid).map_err(|_| gone())?;
+        let pidfd = match sys::pidfd::open(self.record.pid) {
+            // EINVAL: no process was recorded.
+            Err(failure) if matches!(failure.errno, Errno::ESRCH | Errno::EINVAL) => {
+                return Err(gone());
+            }
+            opened => opened.context("open process", self.record.pid)?,
+        };
         // The pid may have been reused before the pidfd pinned it.
-        if self.alive() { Ok(pidfd) } else { Err(gone()) }
+        if self.alive()? { Ok(pidfd) } else { Err(gone()) }
     }
 
     fn wrong(&self, operation: &str, reason: &str) -> Error {
@@ -498,7 +506,12 @@ impl Container {
 
     /// Kills what runs and waits for it.
     fn end(&self) -> Result<()> {
-        let pidfd = sys::pidfd::open(self.record.pid.max(1)).ok().filter(|_| self.alive());
+        let pidfd = match self.pidfd() {
+            Ok(pidfd) => Some(pidfd),
+            Err(error) if error.kind() == ErrorKind::NotRunning => None,
+            // A process that was not killed must not lose its state directory.
+            Err(error) => return Err(error),
+        };
         if let Ok(cgroup) = self.cgroup() {
             cgroup.kill(libc::SIGKILL)?;
         }
@@ -542,7 +555,7 @@ impl Container {
 
     /// Changes resource limits; what is not set keeps its value. Devices are never touched.
     pub fn update(&self, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
-        if !self.alive() {
+        if !self.alive()? {
             return Err(self.wrong_kind(ErrorKind::NotRunning, "update", "container not running"));
         }
         self.cgroup()?.update(resources, warnings)

@@ -108,20 +108,21 @@ pub(crate) fn create(
     let born = fork(&plan, &host, &cgroup, dir, socket)?;
     undo.poststop = Some(&plan.hooks);
     let mut waiting = build(&plan, &host, options, &undo.record, born, warnings)?;
-    let (start_time, _) = state::process_identity(waiting.pid()).ok_or_else(|| {
+    let (start_time, _) = state::process_identity(waiting.pid())?.ok_or_else(|| {
         Error::new(ErrorKind::System, "read", "/proc/PID/stat", "the process is gone")
     })?;
     undo.record.pid = waiting.pid();
     undo.record.start_time = start_time;
     undo.dir.as_ref().expect("set above").write_record(&undo.record)?;
     waiting.recorded()?;
+    let terminal = hand_over(waiting.take_terminal(), options.console_socket.as_deref())?;
+    // The pid file is last: a create that fails leaves none.
     announce(
         waiting.pid(),
         waiting.pidfd(),
         options.pid_file.as_deref(),
         options.pidfd_socket.as_deref(),
     )?;
-    let terminal = hand_over(waiting.take_terminal(), options.console_socket.as_deref())?;
     let (Running { pid, pidfd }, channel) = waiting.into_parts();
     let dir = undo.dir.take().expect("set above");
     let record = undo.record.clone();

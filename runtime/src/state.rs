@@ -307,8 +307,12 @@ impl StateDir {
     }
 
     /// Whether the start socket's file exists.
-    pub(crate) fn has_socket(&self) -> bool {
-        nix::sys::stat::fstatat(&self.dir, SOCKET, AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+    pub(crate) fn has_socket(&self) -> Result<bool> {
+        match nix::sys::stat::fstatat(&self.dir, SOCKET, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno).call("fstatat").context("find", quote(self.path.join(SOCKET))),
+        }
     }
 
     /// Removes the start socket's file, once the program runs.
@@ -325,8 +329,17 @@ pub(crate) fn not_found(id: &str) -> Error {
 
 /// Field 22 of `/proc/PID/stat` and whether the process still runs, or `None` when there is no such
 /// process. A zombie does not run, unless it is a leader whose other threads go on.
-pub(crate) fn process_identity(pid: i32) -> Option<(u64, bool)> {
-    parse_identity(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+///
+/// # Errors
+/// The file cannot be read: nothing is known then, least of all that the process is gone.
+pub(crate) fn process_identity(pid: i32) -> Result<Option<(u64, bool)>> {
+    let path = format!("/proc/{pid}/stat");
+    match std::fs::read(&path).call("read") {
+        Ok(stat) => Ok(parse_identity(&stat)),
+        // ESRCH: it ended between open and read.
+        Err(failure) if matches!(failure.errno, Errno::ENOENT | Errno::ESRCH) => Ok(None),
+        Err(failure) => Err(Error::system("read", quote(path), failure)),
+    }
 }
 
 fn parse_identity(stat: &[u8]) -> Option<(u64, bool)> {
@@ -357,7 +370,7 @@ mod tests {
         assert_eq!(parse_identity(&no_text), Some((4711, true)));
         let threads = String::from_utf8(line("Z")).unwrap().replace(" 19 1 ", " 19 2 ");
         assert_eq!(parse_identity(threads.as_bytes()), Some((4711, true)));
-        let me = process_identity(std::process::id() as i32).unwrap();
+        let me = process_identity(std::process::id() as i32).unwrap().unwrap();
         assert!(me.1);
     }
 

@@ -13,6 +13,8 @@ mod features;
 mod foreground;
 mod hooks;
 mod idmap;
+#[cfg(target_arch = "x86_64")]
+pub mod injection;
 mod lifecycle;
 mod limits;
 mod mount_options;
@@ -25,6 +27,8 @@ mod rootless;
 mod seccomp;
 mod seccomp_notify;
 mod sigkill;
+#[cfg(target_arch = "x86_64")]
+mod syscalls;
 mod terminal;
 
 use crate::check::Test;
@@ -59,5 +63,8 @@ pub fn all() -> Vec<Test> {
         odd::tests,
         rootless::tests,
     ];
-    chapters.iter().flat_map(|chapter| chapter()).collect()
+    let tests = chapters.iter().flat_map(|chapter| chapter());
+    #[cfg(target_arch = "x86_64")]
+    let tests = tests.chain(injection::tests());
+    tests.collect()
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -56,6 +56,7 @@ pub struct Call<'l> {
     envs: Vec<(String, String)>,
     directory: Option<String>,
     deadline: Duration,
+    traced: bool,
 }
 
 impl<'l> Call<'l> {
@@ -70,6 +71,7 @@ impl<'l> Call<'l> {
             envs: Vec::new(),
             directory: None,
             deadline: DEADLINE,
+            traced: false,
         }
     }
 
@@ -100,6 +102,12 @@ impl<'l> Call<'l> {
     /// Runs in a directory.
     pub fn directory(mut self, path: &str) -> Self {
         self.directory = Some(path.to_owned());
+        self
+    }
+
+    /// Stops it at its `execve`, for `ptrace::drive`.
+    pub fn traced(mut self) -> Self {
+        self.traced = true;
         self
     }
 
@@ -159,6 +167,10 @@ impl<'l> Call<'l> {
         if let Some(uid) = self.user {
             command.uid(uid).gid(uid);
         }
+        #[cfg(target_arch = "x86_64")]
+        if self.traced {
+            crate::ptrace::trace_me(&mut command);
+        }
         command
     }
 }
@@ -182,13 +194,18 @@ impl Started {
             return fail(format!("the runtime hung for {:?}: {}", self.deadline, cut(&text)));
         }
         let status = self.child.wait()?;
+        Ok(self.collected(status))
+    }
+
+    /// What it printed, for one whose end somebody else has waited for.
+    pub fn collected(&self, status: ExitStatus) -> Output {
         let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
-        Ok(Output {
+        Output {
             code: status.code(),
             signal: status.signal(),
             out: self.out.as_ref().map(read).unwrap_or_default(),
             err: read(&self.err),
-        })
+        }
     }
 
     /// Kills it with SIGKILL and collects it.

@@ -48,7 +48,8 @@ pub fn check(lab: &Lab) -> Res {
     }
 }
 
-fn list(lab: &Lab) -> Vec<String> {
+/// Everything of this test that is left at this moment.
+pub fn list(lab: &Lab) -> Vec<String> {
     reap();
     let mut left = Vec::new();
     left.extend(processes());
@@ -102,4 +103,12 @@ pub fn processes() -> Vec<String> {
         }
     }
     left
+}
+
+/// Kills the processes of this pid namespace that are not the suite's.
+pub fn end_processes() {
+    // As pid 1 this reaches everybody else, and only in this pid namespace.
+    if std::process::id() == 1 {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::SIGKILL);
+    }
 }

@@ -238,6 +238,16 @@ impl Lab {
     pub fn nothing_left(&self) -> Res {
         left::check(self)
     }
+
+    /// What exists of this test at this moment, without a grace period.
+    pub fn left(&self) -> Vec<String> {
+        left::list(self)
+    }
+
+    /// Kills every process of this test but its own.
+    pub fn end_processes(&self) {
+        left::end_processes();
+    }
 }
 
 /// Collects orphans that have ended.

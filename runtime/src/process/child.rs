@@ -54,20 +54,29 @@ pub(crate) fn run(inherited: Inherited<'_>) -> ! {
     let Inherited { plan, channel, proc, cgroup, joined, waits, proof } = inherited;
     let built = build(plan, &channel, proc, cgroup, joined, &proof);
     let (program, path) = built.unwrap_or_else(|error| give_up(&channel, &error));
+    report_ready(&channel);
     // `Go`: the creator has recorded this process. Without that nobody would know of it.
-    if channel.send(&FromChild::Ready, None).is_err() || wait_for_go(&channel).is_err() {
-        sys::clone::exit_now(1);
-    }
+    wait_for_go(&channel).unwrap_or_else(|error| give_up(&channel, &error));
     let keep = plan.program.inherited_fds;
     let starter = match waits {
-        Waits::Channel => {
-            channel.alone(keep).and_then(|channel| wait_on(&channel).map(|()| channel))
-        }
+        Waits::Channel => channel.alone(keep).inspect(wait_for_start),
         Waits::Socket(socket) => sys::fd::close_all_but(socket, keep).and_then(|s| accept(&s)),
     };
     let Ok(starter) = starter else { sys::clone::exit_now(1) };
     let error = start(plan, &program, &path, &starter);
     give_up(&starter, &error)
+}
+
+/// Says `Ready`, or why it could not be said.
+pub(crate) fn report_ready(channel: &Channel) {
+    let sent = channel.send(&FromChild::Ready, None).context("report to", "the creator");
+    sent.unwrap_or_else(|error| give_up(channel, &error));
+}
+
+/// Waits for the creator's `Start`.
+pub(crate) fn wait_for_start(channel: &Channel) {
+    let told = wait_on(channel).context("wait for", "start");
+    told.unwrap_or_else(|error| give_up(channel, &error));
 }
 
 /// Everything between the clone and `Ready`, in order.
@@ -218,7 +227,7 @@ fn announce_listener(starter: &Channel) -> Result<()> {
     done(starter)
 }
 
-pub(crate) fn wait_on(channel: &Channel) -> std::result::Result<(), Failure> {
+fn wait_on(channel: &Channel) -> std::result::Result<(), Failure> {
     match channel.receive::<FromCreator>()? {
         Some((FromCreator::Start, _)) => Ok(()),
         _ => Err(Failure { call: "recvmsg", errno: nix::errno::Errno::EPIPE }),

@@ -118,9 +118,8 @@ fn run(plan: &Plan, outside: Outside<'_>, channel: Channel, proof: &SingleThread
     let channel = channel.alone(keep).unwrap_or_else(|_| sys::clone::exit_now(1));
     let prepared = appear(plan, &channel, proof);
     let (program, path) = prepared.unwrap_or_else(|error| child::give_up(&channel, &error));
-    if channel.send(&FromChild::Ready, None).is_err() || child::wait_on(&channel).is_err() {
-        sys::clone::exit_now(1);
-    }
+    child::report_ready(&channel);
+    child::wait_for_start(&channel);
     let error = child::execute(&program, &path, &channel);
     child::give_up(&channel, &error)
 }

@@ -74,9 +74,11 @@ impl Born {
     pub(crate) fn help(self, maps: Option<(&Maps, Writer)>, proc: &Procfs) -> Result<Building> {
         if let Some((maps, writer)) = maps {
             maps.write(proc.as_fd(), self.guard.pid, writer)?;
-            self.channel
-                .send(&FromCreator::Go, None)
-                .context("let go on", "the container's process")?;
+            match self.channel.send(&FromCreator::Go, None) {
+                // It gave up already, and why is the first thing that will be heard of it.
+                Err(Failure { errno: Errno::EPIPE, .. }) => {}
+                sent => sent.context("let go on", "the container's process")?,
+            }
         }
         Ok(Building { guard: self.guard, channel: self.channel, terminal: None })
     }
@@ -161,6 +163,8 @@ impl Building {
         };
         match (sent, outcome) {
             (Err(_), Err(error)) => Err(error),
+            // It gave up meanwhile, and why is the next thing that it says.
+            (Err(Failure { errno: Errno::EPIPE, .. }), _) => Ok(()),
             (sent, _) => sent.context("answer", "the container's process"),
         }
     }
@@ -221,7 +225,14 @@ impl Waiting {
 
     /// Lets the process go on to wait: it is recorded, and will be found should we end here.
     pub(crate) fn recorded(&self) -> Result<()> {
-        self.channel.send(&FromCreator::Go, None).context("let wait", "the container's process")
+        const WHAT: &str = "the container's process";
+        let sent = self.channel.send(&FromCreator::Go, None);
+        if sent.is_err()
+            && let Ok(Some((FromChild::Failed(error), _))) = self.channel.receive()
+        {
+            return Err(error);
+        }
+        sent.context("let wait", WHAT)
     }
 
     /// Executes the program of a process that nobody else starts (exec's).
@@ -253,8 +264,17 @@ pub(crate) fn start(
     requests: &mut impl Requests,
 ) -> Result<()> {
     const WHAT: &str = "the container's process";
-    channel.send(&FromCreator::Start, None).map_err(gone).context("start", WHAT)?;
-    watch(channel, pid, pidfd, requests)
+    match channel.send(&FromCreator::Start, None) {
+        // It is gone; perhaps it has said why.
+        Err(failure) if failure.errno == Errno::EPIPE => {
+            watch(channel, pid, pidfd, requests)?;
+            Err(gone(failure)).context("start", WHAT)
+        }
+        sent => {
+            sent.context("start", WHAT)?;
+            watch(channel, pid, pidfd, requests)
+        }
+    }
 }
 
 /// Waits for the outcome of an execution.

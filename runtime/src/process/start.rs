@@ -5,7 +5,7 @@
 //! been executed, and once connections are refused it has. A connection that closes without a word
 //! only wanted to know that; the child goes on waiting.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -63,9 +63,17 @@ pub(crate) fn connect_in(dir: BorrowedFd<'_>) -> Result<Channel> {
 }
 
 /// Whether a child still waits for `start`. Never blocks, also when the child is frozen.
-pub(crate) fn somebody_waits(dir: BorrowedFd<'_>) -> bool {
-    let Ok(socket) = unix_socket(SockFlag::SOCK_NONBLOCK) else { return false };
-    let Ok(address) = address(dir) else { return false };
-    // EAGAIN: the backlog is full, so somebody listens.
-    matches!(connect(socket.as_fd().as_raw_fd(), &address), Ok(()) | Err(Errno::EAGAIN))
+pub(crate) fn somebody_waits(dir: BorrowedFd<'_>) -> Result<bool> {
+    let asked = || {
+        let socket = unix_socket(SockFlag::SOCK_NONBLOCK)?;
+        let address = address(dir).call("connect")?;
+        match connect(socket.as_raw_fd(), &address) {
+            // EAGAIN: the backlog is full, so somebody listens.
+            Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+            Err(Errno::ECONNREFUSED | Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(Failure { call: "connect", errno }),
+        }
+    };
+    // To take a container that cannot be asked for one that runs would be a wrong answer.
+    asked().context("connect to", WHAT)
 }
