@@ -90,10 +90,10 @@ impl Channel {
         Self(socket)
     }
 
-    /// Closes every descriptor from 3 on but `keep` inherited ones and this end, which moves behind
-    /// them. Only for a child that never runs the destructors of what its creator had open.
-    pub(crate) fn alone(self, keep: u32) -> std::result::Result<Self, Failure> {
-        sys::fd::close_all_but(self.0, keep).map(Self)
+    /// Closes every descriptor from 3 on but `keep` inherited ones and this end. Only for a child that
+    /// never runs the destructors of what its creator had open.
+    pub(crate) fn alone(&self, keep: u32) -> std::result::Result<(), Failure> {
+        sys::fd::close_all_but(self.0.as_fd(), keep)
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {

@@ -59,8 +59,13 @@ pub(crate) fn run(inherited: Inherited<'_>) -> ! {
     wait_for_go(&channel).unwrap_or_else(|error| give_up(&channel, &error));
     let keep = plan.program.inherited_fds;
     let starter = match waits {
-        Waits::Channel => channel.alone(keep).inspect(wait_for_start),
-        Waits::Socket(socket) => sys::fd::close_all_but(socket, keep).and_then(|s| accept(&s)),
+        Waits::Channel => channel.alone(keep).map(|()| {
+            wait_for_start(&channel);
+            channel
+        }),
+        Waits::Socket(socket) => {
+            sys::fd::close_all_but(socket.as_fd(), keep).and_then(|()| accept(&socket))
+        }
     };
     let Ok(starter) = starter else { sys::clone::exit_now(1) };
     let error = start(plan, &program, &path, &starter);

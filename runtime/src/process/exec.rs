@@ -115,7 +115,9 @@ fn run(plan: &Plan, outside: Outside<'_>, channel: Channel, proof: &SingleThread
         child::give_up(&channel, &error);
     }
     let keep = plan.program.inherited_fds;
-    let channel = channel.alone(keep).unwrap_or_else(|_| sys::clone::exit_now(1));
+    if channel.alone(keep).is_err() {
+        sys::clone::exit_now(1);
+    }
     let prepared = appear(plan, &channel, proof);
     let (program, path) = prepared.unwrap_or_else(|error| child::give_up(&channel, &error));
     child::report_ready(&channel);

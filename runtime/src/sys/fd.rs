@@ -1,6 +1,6 @@
 //! Descriptors: ranges, inherited ones, and a peek into another process's table.
 
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use std::io::IoSliceMut;
 
@@ -13,20 +13,21 @@ use crate::error::Failure;
 /// First descriptor behind the standard streams.
 pub(crate) const FIRST: u32 = 3;
 
-/// Closes every descriptor from [`FIRST`] on but `keep` of them and `one`, which moves behind those,
-/// close-on-exec. Only for a forked child that never runs its creator's destructors.
-/// close_range(2), Linux 5.9.
-pub(crate) fn close_all_but(one: OwnedFd, keep: u32) -> Result<OwnedFd> {
-    let place = FIRST + keep;
-    let number = one.into_raw_fd();
-    if number as u32 != place {
-        // SAFETY: both are numbers; whatever was open at `place` belongs to code that is gone here.
-        check("dup3", unsafe { libc::dup3(number, place as RawFd, libc::O_CLOEXEC) }.into())?;
+/// Closes every descriptor from [`FIRST`] on but `keep` of them and `one`, which keeps its number: a
+/// limit on open files may be in force. Only for a forked child that never runs its creator's
+/// destructors. close_range(2), Linux 5.9.
+pub(crate) fn close_all_but(one: BorrowedFd<'_>, keep: u32) -> Result<()> {
+    let (first, number) = (FIRST + keep, one.as_raw_fd() as u32);
+    if number > first {
+        close_range(first, number - 1)?;
     }
-    // SAFETY: no memory is passed; the numbers belong to code that is gone in this child.
-    check("close_range", unsafe { libc::syscall(libc::SYS_close_range, place + 1, u32::MAX, 0) })?;
-    // SAFETY: dup3 has made this descriptor, or it is `one`, which was given up above.
-    Ok(unsafe { OwnedFd::from_raw_fd(place as RawFd) })
+    close_range(number + 1, u32::MAX)
+}
+
+fn close_range(from: u32, to: u32) -> Result<()> {
+    // SAFETY: no memory is passed; the numbers belong to code that is gone in the caller's process.
+    check("close_range", unsafe { libc::syscall(libc::SYS_close_range, from, to, 0) })?;
+    Ok(())
 }
 
 /// Whether `number` was open when this program was executed: it is, and does not close at the next
