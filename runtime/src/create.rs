@@ -239,14 +239,16 @@ pub(crate) fn announce(
     file.map_or(Ok(()), |path| write_pid_file(path, pid))
 }
 
-/// Hands a terminal over, or back when there is no console socket.
+/// Hands a terminal over, or back when there is no console socket. A terminal of one's own has its
+/// output modes untouched for who gets it; one that comes back is for [`tty::Terminal::raw`].
 pub(crate) fn hand_over(
     terminal: Option<OwnedFd>,
     socket: Option<&Path>,
 ) -> Result<Option<OwnedFd>> {
     match (terminal, socket) {
         (Some(master), Some(path)) => tty::send_terminal(path, master.as_fd()).map(|()| None),
-        (terminal, _) => Ok(terminal),
+        (Some(master), None) => tty::bare_line_feeds(master.as_fd()).map(|()| Some(master)),
+        (None, _) => Ok(None),
     }
 }
 

@@ -80,9 +80,7 @@ impl Pty {
         Ok(Self { master })
     }
 
-    /// Opens the slave end, close-on-exec, without making it the controlling terminal, and clears
-    /// `ONLCR`: the caller's terminal already turns line feeds into new lines, and a log of the
-    /// output is not to have carriage returns that the program did not write.
+    /// Opens the slave end, close-on-exec, without making it the controlling terminal.
     fn peer(&self) -> Result<OwnedFd> {
         let slave =
             sys::tty::open_peer(self.master.as_fd()).context("open", "pseudo-terminal slave")?;
@@ -94,12 +92,6 @@ impl Pty {
                 "is not a pseudo-terminal",
             ));
         }
-        let mut modes =
-            termios::tcgetattr(&slave).call("tcgetattr").context("read", "terminal modes")?;
-        modes.output_flags.remove(OutputFlags::ONLCR);
-        termios::tcsetattr(&slave, SetArg::TCSANOW, &modes)
-            .call("tcsetattr")
-            .context("set", "terminal modes")?;
         Ok(slave)
     }
 
@@ -201,6 +193,22 @@ pub fn send_terminal(socket_path: &Path, master: BorrowedFd<'_>) -> Result<()> {
     send_master(socket.as_fd(), master, &name(master)?)
 }
 
+/// Clears `ONLCR` of the terminal behind a master end that the runtime itself relays: the caller's
+/// terminal turns line feeds into new lines, and a log of the output is not to have carriage returns
+/// that the program did not write.
+///
+/// Not for a terminal that goes to a console socket: who relays it (docker, ctr) puts the caller's
+/// terminal in fully raw mode and expects the kernel's defaults, or every line starts where the one
+/// before it ended.
+pub(crate) fn bare_line_feeds(master: BorrowedFd<'_>) -> Result<()> {
+    let mut modes =
+        termios::tcgetattr(master).call("tcgetattr").context("read", "terminal modes")?;
+    modes.output_flags.remove(OutputFlags::ONLCR);
+    termios::tcsetattr(master, SetArg::TCSANOW, &modes)
+        .call("tcsetattr")
+        .context("set", "terminal modes")
+}
+
 /// The terminal's name in its devpts, `/dev/pts/N`.
 fn name(master: BorrowedFd<'_>) -> Result<String> {
     let number = sys::tty::number(master).context("name", "pseudo-terminal")?;
@@ -222,7 +230,7 @@ pub struct Terminal {
 
 impl Terminal {
     /// Puts the terminal behind `fd` in raw mode. Output stays processed: the container's terminal
-    /// sends bare line feeds, see `Pty::peer`.
+    /// sends bare line feeds, see `bare_line_feeds`.
     ///
     /// # Errors
     /// The failed call; `ENOTTY` when `fd` is no terminal.
@@ -271,12 +279,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn line_feeds_pass_unchanged() {
+    fn line_feeds_pass_unchanged_when_asked() {
         let pty = Pty::open().unwrap();
         let mut slave = File::from(pty.peer().unwrap());
         let mut master = File::from(pty.into_master());
-        slave.write_all(b"a\nb\n").unwrap();
         let mut seen = [0; 16];
+        slave.write_all(b"a\nb\n").unwrap();
+        let n = master.read(&mut seen).unwrap();
+        assert_eq!(&seen[..n], b"a\r\nb\r\n");
+        bare_line_feeds(master.as_fd()).unwrap();
+        slave.write_all(b"a\nb\n").unwrap();
         let n = master.read(&mut seen).unwrap();
         assert_eq!(&seen[..n], b"a\nb\n");
     }

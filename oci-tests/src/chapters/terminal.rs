@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 
+use nix::sys::termios::{self, OutputFlags};
 use serde_json::{Value, json};
 
 use crate::check::{Res, Test, ensure, eq, fail, has, same, test};
@@ -69,6 +70,19 @@ fn terminals() -> Vec<Test> {
                 has("standard input", &seen["readlink /proc/self/fd/0"].to_string(), "/dev/")?;
                 container.wait()?;
                 container.delete()
+            },
+        ),
+        // docker and ctr put their own terminal in raw mode and rely on it: without the carriage
+        // return every line starts where the one before it ended.
+        test(
+            section,
+            "F152",
+            "a terminal for a console socket has the kernel's output modes",
+            |lab| {
+                let (container, terminal) = with_terminal(lab, &["pause"], None)?;
+                let modes = termios::tcgetattr(&terminal)?.output_flags;
+                ensure(modes.contains(OutputFlags::ONLCR), "ONLCR is cleared")?;
+                container.end()
             },
         ),
         test(
