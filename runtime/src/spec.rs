@@ -57,8 +57,12 @@ pub fn parse_config(json: &[u8], warnings: &mut Vec<String>) -> Result<Config> {
         Some(process) => tolerate_process(process, "process.", warnings)?,
         None => None,
     };
+    let zero_pids = zero_pids_is_a_limit(&value);
     if let Some(linux) = value.get_mut("linux") {
         if let Some(resources) = linux.get_mut("resources") {
+            if !zero_pids {
+                drop_zero_pids(resources);
+            }
             tolerate_resources(resources);
         }
         tolerate_architectures(linux, warnings);
@@ -243,6 +247,22 @@ fn tolerate_resources(resources: &mut Value) {
     }
 }
 
+/// Whether `pids.limit` 0 means none at all. The specification says so since 1.3; before, every
+/// runtime took it for "no limit", and engines wrote it for that (Podman 4: `--pids-limit=-1`).
+fn zero_pids_is_a_limit(config: &Value) -> bool {
+    let version = config.get("ociVersion").and_then(Value::as_str).unwrap_or_default();
+    let mut numbers = version.split(['.', '-', '+']).map(|n| n.parse::<u32>().ok());
+    matches!((numbers.next().flatten(), numbers.next().flatten()), (Some(1), Some(3..)))
+}
+
+fn drop_zero_pids(resources: &mut Value) {
+    if resources.pointer("/pids/limit").and_then(Value::as_i64) == Some(0)
+        && let Some(resources) = resources.as_object_mut()
+    {
+        resources.remove("pids");
+    }
+}
+
 /// Drops architectures that this build has no name for: profiles list those of newer libraries, and
 /// a system call of an architecture without rules is never allowed.
 fn tolerate_architectures(linux: &mut Value, warnings: &mut Vec<String>) {
@@ -329,6 +349,20 @@ mod tests {
         ];
         for version in odd {
             assert_eq!(check_version(version).unwrap_err().subject(), "ociVersion", "{version}");
+        }
+    }
+
+    #[test]
+    fn no_processes_at_all_since_1_3() {
+        for (version, limit) in
+            [("1.0.2-dev", None), ("1.2.1", None), ("1.3.0-rc.1", Some(0)), ("1.10.0", Some(0))]
+        {
+            let json = format!(
+                r#"{{"ociVersion":"{version}","root":{{"path":"x"}},"linux":{{"resources":{{"pids":{{"limit":0}}}}}}}}"#
+            );
+            let spec = parse_config(json.as_bytes(), &mut Vec::new()).unwrap().spec;
+            let resources = spec.linux().as_ref().unwrap().resources().as_ref().unwrap();
+            assert_eq!(resources.pids().as_ref().map(|p| p.limit()), limit, "{version}");
         }
     }
 

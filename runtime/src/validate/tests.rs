@@ -664,6 +664,8 @@ fn no_property_is_lost() {
     let known = [
         // Spaces are taken out.
         ".process.execCPUAffinity.initial: \"0-1, 3\" became \"0-1,3\"",
+        // Before 1.3 a limit of 0 was none.
+        ".linux.resources.pids: {\"limit\":0} became null",
         // Unsigned in the specification, signed in oci-spec: as good as unlimited.
         ".linux.resources.hugepageLimits[0].limit: 18446744073709551615 became 9223372036854775807",
     ];
