@@ -88,7 +88,9 @@ fn number_of(name: NamedCapability) -> Capability {
 impl Capabilities {
     /// The sets without what cannot be had, each loss with a warning: permitted bits beyond
     /// `grantable` (the creator's permitted set, or [`ALL`] in a new user namespace), and ambient
-    /// bits that are not both permitted and inheritable, which the kernel refuses.
+    /// bits that are not both permitted and inheritable, which the kernel refuses. Nothing is said
+    /// of ambient bits beside an empty inheritable set: engines leave that set empty on purpose since
+    /// CVE-2022-24769, Buildah still fills the ambient one, and would show a warning on every RUN.
     pub(crate) fn restrict(self, grantable: u64, warnings: &mut Vec<String>) -> Self {
         let mut limit = |set: &str, asked: u64, limit: u64, why: &str| {
             let lost = asked & !limit;
@@ -104,7 +106,7 @@ impl Capabilities {
         let inheritable = limit("inheritable", self.inheritable, grantable, missing);
         let ambient = limit(
             "ambient",
-            self.ambient,
+            if self.inheritable == 0 { 0 } else { self.ambient },
             permitted & inheritable,
             "not both permitted and inheritable",
         );
@@ -227,6 +229,8 @@ mod tests {
               not both permitted and inheritable"]
         );
         warnings.clear();
+        let buildah = Capabilities { inheritable: 0, ..sets };
+        assert_eq!((buildah.restrict(ALL, &mut warnings).ambient, warnings.len()), (0, 0));
         let less = sets.restrict(0b10, &mut warnings);
         assert_eq!((less.effective, less.permitted, less.inheritable), (0b10, 0b10, 0));
         assert_eq!(less.bounding, ALL);
