@@ -128,7 +128,7 @@ pub(crate) fn plan(
         cwd: c_string(process.cwd().as_os_str().as_bytes(), || "process.cwd".into())?,
         uid: Uid::from_raw(user.uid()),
         gid: Gid::from_raw(user.gid()),
-        groups: (user.additional_gids().iter().flatten()).map(|&g| Gid::from_raw(g)).collect(),
+        groups: groups(user.additional_gids().as_deref().unwrap_or_default()),
         umask: Mode::from_bits_truncate(user.umask().unwrap_or(DEFAULT_UMASK)),
         terminal: process.terminal().unwrap_or(false).then(|| {
             process.console_size().map_or_else(TerminalSize::default, |size| TerminalSize {
@@ -145,6 +145,13 @@ pub(crate) fn plan(
         seccomp,
         inherited_fds: inherit.checked()?,
     })
+}
+
+/// Every group once: engines name the user's own groups again (`--group-add`), and the kernel keeps
+/// what it is given.
+fn groups(gids: &[u32]) -> Vec<Gid> {
+    let set: std::collections::BTreeSet<u32> = gids.iter().copied().collect();
+    set.into_iter().map(Gid::from_raw).collect()
 }
 
 /// Text as a C string; a NUL byte is an error that names the field.
@@ -412,6 +419,11 @@ fn home_of(passwd: &[u8], uid: u32) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_set_once() {
+        assert_eq!(groups(&[10, 1000, 10]), [Gid::from_raw(10), Gid::from_raw(1000)]);
+    }
 
     #[test]
     fn home_comes_from_the_right_line() {
