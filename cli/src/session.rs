@@ -152,14 +152,18 @@ impl Session {
     }
 
     /// Runs an operation of the library and logs the warnings that it leaves.
+    ///
+    /// Beside an error they are for debugging only: conmon reads our standard error once and Podman
+    /// the first object in the log, and both would show the first warning for the reason.
     pub fn warned<T>(
         &self,
         operation: impl FnOnce(&mut Vec<String>) -> runtime::Result<T>,
     ) -> Result<T, Failure> {
         let mut warnings = Vec::new();
         let result = operation(&mut warnings);
+        let level = if result.is_ok() { self.warnings } else { Level::Debug };
         for warning in warnings {
-            self.log.write(self.warnings, &warning);
+            self.log.write(level, &warning);
         }
         Ok(result?)
     }
