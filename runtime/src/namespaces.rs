@@ -180,8 +180,10 @@ pub(crate) struct Order {
 
 impl Plan {
     /// Decides the order; see the module's text. `late_cgroup`: the child joins its cgroup itself
-    /// (v1, and where births are forbidden), so that a new cgroup namespace must be made by the child after that, or its root would
-    /// be the creator's cgroup. `privileged`: the creator has power over the namespaces to join.
+    /// (v1, and where births are forbidden), so that a new cgroup namespace must be made by the child
+    /// after that, or its root would be the creator's cgroup. `privileged`: the creator has power over
+    /// the namespaces to join and over its own, to which it returns. Root of a user namespace has none
+    /// over the latter.
     pub(crate) fn order(&self, late_cgroup: bool, privileged: bool) -> Order {
         const FOR_CHILDREN: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWTIME;
         let joined = self.joined.iter().fold(0, |all, join| all | join.flag);
@@ -202,9 +204,14 @@ impl Plan {
             }
             return order;
         }
-        order.creator = joined & FOR_CHILDREN;
         if new & libc::CLONE_NEWUSER != 0 {
             order.creator = joined & !libc::CLONE_NEWNS;
+        } else if privileged {
+            order.creator = joined & FOR_CHILDREN;
+        } else if joined & FOR_CHILDREN != 0 {
+            order.second_fork = true;
+            order.child_new = new & FOR_CHILDREN;
+            new &= !FOR_CHILDREN;
         }
         if new & libc::CLONE_NEWTIME != 0 && self.time_offsets.is_some() {
             new &= !libc::CLONE_NEWTIME;
@@ -251,6 +258,7 @@ mod tests {
             (of(MNT | PID | CGROUP, &[], false), false, true, Order { clone: MNT | PID | CGROUP, ..Order::default() }),
             (of(MNT | PID | CGROUP, &[], false), true, true, Order { clone: MNT | PID, ..Order::default() }),
             (of(MNT, &[NET, PID], false), false, true, Order { clone: MNT, creator: PID, ..Order::default() }),
+            (of(MNT, &[NET, PID], false), false, false, Order { clone: MNT, second_fork: true, ..Order::default() }),
             (of(USER | MNT, &[NET, PID], false), false, true, Order { clone: USER | MNT, creator: NET | PID, ..Order::default() }),
             (of(MNT, &[USER, NET], false), false, true, Order { child_new: MNT, ..Order::default() }),
             (of(MNT | PID, &[USER, NET], false), false, true, Order { child_new: MNT | PID, second_fork: true, ..Order::default() }),

@@ -210,6 +210,7 @@ pub(crate) fn join_keyring(
 /// Whether missing cgroup permissions are tolerated.
 fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
     match options.rootless {
+        // Root of a user namespace (rootless Podman) has all capabilities and none over cgroups.
         Rootless::Auto if host.privileged() => Permission::Required,
         Rootless::No => Permission::Required,
         Rootless::Yes | Rootless::Auto => Permission::Tolerated,
