@@ -202,7 +202,11 @@ fn make_node(parent: BorrowedFd<'_>, name: &CStr, node: &Node) -> Result<bool, F
             if node.field.is_some() && !node.is(&stat) {
                 return Err(Failure { call: "mknodat", errno: Errno::EEXIST });
             }
-            unlinkat(parent, name, UnlinkatFlags::NoRemoveDir).call("unlinkat")?;
+            match unlinkat(parent, name, UnlinkatFlags::NoRemoveDir) {
+                // The configuration's own mount of the host's node: rootless `podman --privileged`.
+                Err(Errno::EBUSY) if node.field.is_none() && node.is(&stat) => return Ok(true),
+                other => other.call("unlinkat")?,
+            }
             match make() {
                 Err(Errno::EPERM) => return Ok(false),
                 other => other.call("mknodat")?,
