@@ -992,7 +992,10 @@ fn cgroup_views() {
             if cgroup_namespace { ALL } else { ALL.difference(CloneFlags::CLONE_NEWCGROUP) };
         in_namespaces(if user { flags | USER } else { flags }, || {
             bundle();
-            let facts = Facts { cgroup_namespace, ..facts(&layout, user) };
+            // An ordinary user's container has none of the cgroups planned for it: rootless Podman.
+            let none = |h: &Hierarchy| h.mount_point.join("none-was-made");
+            let cgroup_dirs = layout.v1.iter().filter(|_| user).map(none).collect();
+            let facts = Facts { cgroup_namespace, cgroup_dirs, ..facts(&layout, user) };
             let mounts = json!([
                 {"destination": "/proc", "type": "proc"},
                 {"destination": "/sys", "type": "sysfs"},
