@@ -15,13 +15,13 @@
 //! Without `no_new_privs` installing a seccomp filter needs `CAP_SYS_ADMIN`: `set` then holds that bit
 //! ([`SYS_ADMIN`]) until `execve`, see [`crate::process::program`].
 //!
-//! Names, numbers and reading are the `caps` crate's; setting is one call of ours.
+//! Names and numbers are the `caps` crate's; reading and setting are one call each, of ours.
 
 use ::caps::Capability;
 use nix::errno::Errno;
 use oci_spec::runtime::{Capabilities as Names, Capability as NamedCapability, LinuxCapabilities};
 
-use crate::error::{Call, Context, Error, ErrorKind, Result};
+use crate::error::{Call, Context, Error, Result};
 use crate::sys;
 
 /// The capability that installs a filter without `no_new_privs`, as a mask.
@@ -170,9 +170,9 @@ pub(crate) fn keep() -> Result<()> {
 
 /// The permitted set of this process: what it can grant.
 pub(crate) fn permitted() -> Result<u64> {
-    let set = ::caps::read(None, ::caps::CapSet::Permitted)
-        .map_err(|e| Error::new(ErrorKind::System, "read", "own capabilities", e.to_string()))?;
-    Ok(set.iter().fold(0, |mask, capability| mask | capability.bitmask()))
+    // Not by the crate, whose error has no errno.
+    let (_, permitted, _) = sys::prctl::capget().context("read", "own capabilities")?;
+    Ok(permitted)
 }
 
 #[cfg(test)]

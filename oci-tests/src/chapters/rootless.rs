@@ -126,12 +126,17 @@ pub fn tests() -> Vec<Test> {
                 refused_with("write", &seen["write /data/x 1"], &["EROFS", "EACCES"])
             },
         ),
-        test(SECTION, "F25", "a default device that the configuration mounts itself stays", |lab| {
-            let seen = seen(lab, &["write /dev/null x"], |spec| {
-                mount(spec, "/dev/null", "bind", "/dev/null", &["bind"])
-            })?;
-            same("/dev/null", &seen["write /dev/null x"], json!("ok"))
-        }),
+        test(
+            SECTION,
+            "F25",
+            "a default device that the configuration mounts itself stays",
+            |lab| {
+                let seen = seen(lab, &["write /dev/null x"], |spec| {
+                    mount(spec, "/dev/null", "bind", "/dev/null", &["bind"])
+                })?;
+                same("/dev/null", &seen["write /dev/null x"], json!("ok"))
+            },
+        ),
         test(SECTION, "F25", "hostname, masked and read-only paths work", |lab| {
             let seen = seen(lab, &["report", "read /proc/version"], |spec| {
                 spec["hostname"] = json!("rootless");

@@ -131,7 +131,7 @@ fn begin(plan: &Plan, channel: &Channel) -> Result<()> {
     Ok(())
 }
 
-fn wait_for_go(channel: &Channel) -> Result<()> {
+pub(crate) fn wait_for_go(channel: &Channel) -> Result<()> {
     match reply(channel)? {
         (FromCreator::Go, _) => Ok(()),
         other => Err(out_of_turn(&other.0)),

@@ -9,6 +9,7 @@ use nix::unistd::{Gid, Uid, setresgid, setresuid};
 use crate::error::{Call, Context, Error, Result};
 use crate::namespaces::{self, Open, Order, Plan};
 use crate::process::channel::{Channel, FromChild};
+use crate::process::child;
 use crate::procfs::Procfs;
 use crate::sys;
 use crate::sys::clone::{Cloned, Parent, SingleThreaded};
@@ -122,7 +123,8 @@ pub(crate) fn enter(
 pub(crate) fn fork_again(channel: &Channel, proof: &SingleThreaded) -> Result<()> {
     let context = "the container's process, again";
     match sys::clone::clone3(proof, 0, Parent::Callers, None).context("fork", context)? {
-        Cloned::Child(_) => Ok(()),
+        // The creator must know of this process before it says anything itself.
+        Cloned::Child(_) => child::wait_for_go(channel),
         Cloned::Parent { pid, pidfd } => {
             // The pid is right for the creator: this process is still in the creator's pid namespace.
             let sent = channel.send(&FromChild::Reborn(pid), Some(pidfd.as_fd()));

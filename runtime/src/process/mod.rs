@@ -5,7 +5,8 @@
 //!
 //!   Prepared ── clone3 ───────────────────────────────▶ born
 //!                  │                                     │ join namespaces
-//!                  │ ◀───────────────── Reborn(pidfd) ── │ (a second fork, two rare cases)
+//!                  │ ◀───────────────── Reborn(pidfd) ── │ (a second fork: exec, two rare cases)
+//!                  │ ── Go ────────────────────────────▶ │
 //!     write maps   │                                     │
 //!                  │ ── Go ────────────────────────────▶ │ (only with a new user namespace)
 //!                  │                                     │ cgroup, host name, sysctl, mounts
@@ -17,6 +18,7 @@
 //!     answer       │ ◀── OomScoreAdj, Rlimits ────────── │ (only what the child may not do itself)
 //!                  │ ── Done ──────────────────────────▶ │
 //!                  │ ◀───────── Terminal(master), Ready ─│
+//!     record       │ ── Go ────────────────────────────▶ │ (create and run)
 //!   Waiting        │                                     │ wait: start socket, or this channel
 //!                  │                                     │
 //!    start         │ ── Start ─────────────────────────▶ │ startContainer hooks

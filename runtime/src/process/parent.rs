@@ -126,7 +126,7 @@ impl Building {
                 (FromChild::Failed(error), _) => return Err(error),
                 (FromChild::Warning(text), _) => requests.warn(text),
                 (FromChild::Terminal, Some(master)) => self.terminal = Some(master),
-                (FromChild::Reborn(pid), Some(pidfd)) => self.reborn(pid, pidfd),
+                (FromChild::Reborn(pid), Some(pidfd)) => self.reborn(pid, pidfd)?,
                 (FromChild::Rootfs, _) => {
                     self.answer(requests.open(Wanted::Rootfs, pid).map(Some))?;
                 }
@@ -170,10 +170,11 @@ impl Building {
     }
 
     /// The process forked again; the first one has ended or is about to.
-    fn reborn(&mut self, pid: i32, pidfd: OwnedFd) {
+    fn reborn(&mut self, pid: i32, pidfd: OwnedFd) -> Result<()> {
         let _ = waitpid(Pid::from_raw(self.guard.pid), None);
         self.guard.pid = pid;
         self.guard.pidfd = Some(pidfd);
+        self.channel.send(&FromCreator::Go, None).context("let go on", "the container's process")
     }
 
     /// The end of a process that said nothing.

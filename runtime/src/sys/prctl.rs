@@ -23,7 +23,6 @@ struct Data {
 }
 
 /// Effective, permitted and inheritable set of the calling thread.
-#[cfg(test)]
 pub(crate) fn capget() -> Result<(u64, u64, u64)> {
     let mut header = Header { version: VERSION, pid: 0 };
     let mut data = [Data::default(); 2];
