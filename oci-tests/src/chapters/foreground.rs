@@ -245,7 +245,7 @@ fn among_others() -> Vec<Test> {
         test("contract#log", "F9 F101", "with --log a warning is in the log alone", |lab| {
             let log = lab.dir.join("log").display().to_string();
             let container = lab.running(|spec| {
-                spec["process"]["capabilities"]["inheritable"] = json!([]);
+                spec["process"]["capabilities"]["inheritable"] = json!(["CAP_CHOWN"]);
                 spec["process"]["capabilities"]["ambient"] = json!(["CAP_KILL"]);
             })?;
             let words = ["exec", &container.id, "/bin/probe", "report"];

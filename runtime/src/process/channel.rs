@@ -143,6 +143,22 @@ impl Channel {
         }
     }
 
+    /// Waits until a frame or end of file is there, which is true, or the process behind `pidfd` has
+    /// ended without either.
+    pub(crate) fn wait_or_end(&self, pidfd: BorrowedFd<'_>) -> std::result::Result<bool, Failure> {
+        loop {
+            let mut polled = [
+                PollFd::new(self.0.as_fd(), PollFlags::POLLIN),
+                PollFd::new(pidfd, PollFlags::POLLIN),
+            ];
+            match nix::poll::poll(&mut polled, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return Err(Failure { call: "poll", errno }),
+                Ok(_) => return Ok(polled[0].any() != Some(false)),
+            }
+        }
+    }
+
     /// Waits until a frame or end of file is there, or `milliseconds` have passed.
     pub(crate) fn wait(&self, milliseconds: u16) -> std::result::Result<bool, Failure> {
         loop {

@@ -59,10 +59,12 @@ pub(crate) fn run(inherited: Inherited<'_>) -> ! {
     wait_for_go(&channel).unwrap_or_else(|error| give_up(&channel, &error));
     let keep = plan.program.inherited_fds;
     let starter = match waits {
-        Waits::Channel => channel.alone(keep).map(|()| {
+        Waits::Channel => {
+            let closed = channel.alone(keep).context("close", "the runtime's files");
+            closed.unwrap_or_else(|error| give_up(&channel, &error));
             wait_for_start(&channel);
-            channel
-        }),
+            Ok(channel)
+        }
         Waits::Socket(socket) => {
             sys::fd::close_all_but(socket.as_fd(), keep).and_then(|()| accept(&socket))
         }

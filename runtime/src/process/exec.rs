@@ -115,9 +115,8 @@ fn run(plan: &Plan, outside: Outside<'_>, channel: Channel, proof: &SingleThread
         child::give_up(&channel, &error);
     }
     let keep = plan.program.inherited_fds;
-    if channel.alone(keep).is_err() {
-        sys::clone::exit_now(1);
-    }
+    let closed = channel.alone(keep).context("close", "the runtime's files");
+    closed.unwrap_or_else(|error| child::give_up(&channel, &error));
     let prepared = appear(plan, &channel, proof);
     let (program, path) = prepared.unwrap_or_else(|error| child::give_up(&channel, &error));
     child::report_ready(&channel);

@@ -150,6 +150,12 @@ impl Building {
     }
 
     fn receive(&self) -> Result<Option<(FromChild, Option<OwnedFd>)>> {
+        // A process that was killed while it forked again leaves one that waits to be made known, and
+        // that keeps the channel open.
+        self.channel
+            .wait_or_end(self.guard.pidfd())
+            .context("wait for", "the container's process")
+            .and_then(|heard| if heard { Ok(()) } else { Err(self.death()) })?;
         self.channel.receive().context("hear from", "the container's process")
     }
 
@@ -228,7 +234,7 @@ impl Waiting {
     pub(crate) fn recorded(&self) -> Result<()> {
         const WHAT: &str = "the container's process";
         let sent = self.channel.send(&FromCreator::Go, None);
-        if sent.is_err()
+        if matches!(sent, Err(Failure { errno: Errno::EPIPE, .. }))
             && let Ok(Some((FromChild::Failed(error), _))) = self.channel.receive()
         {
             return Err(error);
