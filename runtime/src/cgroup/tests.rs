@@ -486,7 +486,7 @@ fn occupied_cgroups_are_not_shared_on_v2() {
         return;
     }
     let mut child = test.run("exec sleep 1000");
-    let error = test.plan.create(&mut Vec::new()).unwrap_err().to_string();
+    let error = test.plan.refuse_occupied().unwrap_err().to_string();
     assert!(error.contains("holds 1 processes"), "{error}");
     child.kill().unwrap();
     child.wait().unwrap();
