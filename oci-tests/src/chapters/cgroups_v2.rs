@@ -178,13 +178,14 @@ fn plain() -> Vec<Test> {
             |lab| {
                 need("pids")?;
                 let seen = lab.probe(&["read /sys/fs/cgroup/pids.max", "report"], |spec| {
+                    // Before 1.3 it means no limit.
+                    spec["ociVersion"] = json!("1.3.0");
                     spec["linux"]["resources"] = json!({ "pids": { "limit": 0 } });
                     namespace(spec, "cgroup");
                     mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &["ro"]);
                 })?;
                 let value = seen["read /sys/fs/cgroup/pids.max"].as_str().unwrap_or_default();
                 ensure(!value.is_empty(), "the cgroup mount does not show the container's cgroup")?;
-                // Before 1.3 runtimes took 0 for no limit.
                 lab.quality(value == "0\n", format!("pids.max is {value:?}"))
             },
         ),

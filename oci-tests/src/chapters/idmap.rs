@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::check::{Res, Test, eq, same, test};
+use crate::check::{Res, Test, eq, same, skip, test};
 use crate::lab::Lab;
 use crate::lab::bundle::{push, user_namespace};
 
@@ -94,9 +94,21 @@ fn mapped(destination: &str, kind: &str, source: &str, options: &[&str], mapping
     mount
 }
 
+/// Skips on a kernel whose tmpfs, which the suite's directory is, has no idmapped mounts.
+fn need_idmapped_tmpfs() -> Res {
+    const SINCE: (u32, u32) = (6, 3);
+    let release = nix::sys::utsname::uname()?.release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map(|word| word.parse::<u32>().unwrap_or(0));
+    if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < SINCE {
+        return skip(format!("tmpfs of Linux {release} cannot be idmapped"));
+    }
+    Ok(())
+}
+
 /// The owners that a container sees of a file of uid 1000, and of one on a mount below it.
 fn owners(lab: &Lab, options: &[&str], users: bool, mappings: bool) -> Res<Value> {
     use nix::mount::{MsFlags, mount as sys_mount};
+    need_idmapped_tmpfs()?;
     let source = lab.dir.join("source");
     let inner = source.join("inner");
     fs::create_dir_all(&inner)?;
