@@ -356,7 +356,7 @@ impl Container {
     /// `NotFound` when whoever had it has deleted the container.
     fn lock(&mut self) -> Result<()> {
         self.dir.lock()?;
-        if !self.dir.exists() {
+        if !self.dir.exists()? {
             return Err(state::not_found(&self.record.id));
         }
         // Whoever had the lock may have been creating the container.
@@ -530,10 +530,30 @@ impl Container {
 
     /// Removes whatever is left of `id` when [`Container::load`] cannot read it: the state directory
     /// alone, because nothing else can be known.
+    ///
+    /// # Errors
+    /// `WrongState` when the container can be loaded after all: whoever was creating it has finished.
+    /// A record that is there but cannot be read at the moment, or is of a newer version, keeps its
+    /// directory: processes and cgroups that it tells of could never be found without it.
     pub fn delete_remains(root: &Path, id: &str) -> Result<()> {
         validate::validate_id(id)?;
         let dir = StateDir::open(root, id)?;
         dir.lock()?;
+        match dir.record() {
+            Ok(_) => {
+                return Err(Error::new(
+                    ErrorKind::WrongState,
+                    "delete what is left of",
+                    quote(id),
+                    "it has become a container meanwhile",
+                ));
+            }
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+            Err(error) if error.errno().is_some_and(|errno| errno != Errno::ENOENT) => {
+                return Err(error);
+            }
+            Err(_) => {}
+        }
         dir.remove()
     }
 

@@ -200,8 +200,9 @@ impl StateDir {
     }
 
     /// Whether the directory is still there: a removed one has no link.
-    pub(crate) fn exists(&self) -> bool {
-        nix::sys::stat::fstat(&self.dir).is_ok_and(|stat| stat.st_nlink > 0)
+    pub(crate) fn exists(&self) -> Result<bool> {
+        let stat = nix::sys::stat::fstat(&self.dir).call("fstat");
+        Ok(stat.context("inspect", subject(&self.path))?.st_nlink > 0)
     }
 
     /// Replaces `state.json`.

@@ -1,4 +1,5 @@
 use clap::Args;
+use nix::errno::Errno;
 use runtime::{Call, Container, Context, ErrorKind};
 
 use crate::program::Failure;
@@ -32,6 +33,10 @@ impl super::Command for Delete {
             Ok(container) => session.warned(|warnings| container.delete(self.force, warnings))?,
             // A bad name is nobody's remains.
             Err(error) if error.kind() == ErrorKind::Invalid => return Err(error.into()),
+            // Out of memory, say: what cannot be read now must not be lost.
+            Err(error) if error.errno().is_some_and(|errno| errno != Errno::ENOENT) => {
+                return Err(error.into());
+            }
             // An aborted create may have left a directory that is no container yet.
             Err(error) if self.force || error.kind() == ErrorKind::NotFound => {
                 let removed = Container::delete_remains(&session.root, &self.id);
