@@ -353,6 +353,16 @@ mod tests {
     }
 
     #[test]
+    fn the_last_words_of_a_peer_that_did_not_listen_are_heard() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(&FromCreator::Start, None).unwrap();
+        b.send(&FromChild::Failed(Error::invalid("x", "y")), None).unwrap();
+        drop(b);
+        assert!(matches!(a.receive().unwrap(), Some((FromChild::Failed(_), None))));
+        assert!(a.receive::<FromChild>().unwrap().is_none());
+    }
+
+    #[test]
     fn a_descriptor_comes_with_its_frame_and_closing_is_none() {
         let (a, b) = Channel::pair().unwrap();
         a.send(&FromChild::Reborn(7), Some(a.as_fd())).unwrap();

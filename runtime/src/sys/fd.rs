@@ -48,20 +48,22 @@ pub(crate) fn get_from(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> 
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// Waits for a message and says how long it is; 0 when the peer closed or reset the connection.
+/// Waits for a message and says how long it is; 0 when the peer has closed the connection and all it
+/// said was received.
 pub(crate) fn next_length(socket: BorrowedFd<'_>) -> Result<usize> {
     loop {
         // For packets, MSG_TRUNC makes this the length of the message, not of what was copied.
         match recv(socket.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
             Err(Errno::EINTR) => {}
-            Err(Errno::ECONNRESET) => return Ok(0),
+            // The peer ended with something unread. That is told once, before what it said last.
+            Err(Errno::ECONNRESET) => continue,
             other => return other.map_err(|errno| Failure { call: "recv", errno }),
         }
     }
 }
 
 /// Receives one message and the first descriptor that comes with it (others are closed).
-/// A peer that closed or reset the connection gives length 0. recvmsg(2).
+/// A peer that has closed the connection gives length 0, after what it said last. recvmsg(2).
 pub(crate) fn receive(
     socket: BorrowedFd<'_>,
     bytes: &mut [u8],
@@ -77,7 +79,8 @@ pub(crate) fn receive(
         );
         let message = match received {
             Err(Errno::EINTR) => continue,
-            Err(Errno::ECONNRESET) => return Ok((0, None)),
+            // As above.
+            Err(Errno::ECONNRESET) => continue,
             Err(errno) => return Err(Failure { call: "recvmsg", errno }),
             Ok(message) => message,
         };
