@@ -203,6 +203,19 @@ impl<'l> Stage<'l> {
         self.lab.dir.join("pid").display().to_string()
     }
 
+    /// Pid files under their temporary names.
+    fn pid_files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.lab.dir).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path().display().to_string());
+        paths.filter(|path| path.contains("/.pid")).collect()
+    }
+
+    fn remove_pid_files(&self) {
+        for file in self.pid_files() {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+
     fn plain(&self, words: &[&str]) -> Res<Output> {
         self.lab.call(words).output()
     }
@@ -277,15 +290,18 @@ impl<'l> Stage<'l> {
         let _ = self.plain(&["delete", "--force", &self.bundle.id]);
         self.prepare()?;
         let (trace, output) = self.disturbed(None)?;
+        let model = trace.sites.clone();
         output.excuse()?;
         ensure(output.code == Some(0), format!("undisturbed: {}", output.brief()))?;
         ensure(trace.stuck.is_empty(), format!("undisturbed: stuck in {:?}", trace.stuck))?;
         self.judge(None, &output).inspect_err(|_| self.sweep())?;
         let mut tally = Tally::default();
-        for (site, blow) in choose(&trace.sites, trouble) {
+        for (site, blow) in choose(&model, trouble) {
             tally.tried += 1;
             let name = title(site, blow);
             self.prepare()?;
+            // A killed creator leaves its pid file under the temporary name; nobody knows of it.
+            self.remove_pid_files();
             let (trace, output) = self.disturbed(Some((site, blow)))?;
             if !trace.hit {
                 tally.missed += 1;
@@ -298,7 +314,7 @@ impl<'l> Stage<'l> {
                     stuck.process,
                     syscalls::name(stuck.number)
                 )),
-                None => self.judge(Some(blow), &output),
+                None => self.judge(Some((blow, is_late(&model, site))), &output),
             };
             if let Err(reason) = verdict {
                 if verbose() {
@@ -315,14 +331,15 @@ impl<'l> Stage<'l> {
     }
 
     /// What must be true after the command.
-    fn judge(&self, blow: Option<Blow>, output: &Output) -> Res {
+    fn judge(&self, done: Option<(Blow, Late)>, output: &Output) -> Res {
+        let blow = done.map(|(blow, _)| blow);
         let id = self.bundle.id.as_str();
         let killed = output.signal == Some(libc::SIGKILL) && blow == Some(Blow::Kill);
         if !killed {
-            informative(output, blow)?;
+            informative(output, done)?;
         }
-        let temporary = self.lab.dir.join(".pid");
-        ensure(killed || !temporary.exists(), format!("left behind: {}", temporary.display()))?;
+        let files = self.pid_files();
+        ensure(killed || files.is_empty(), format!("left behind: {}", files.join(", ")))?;
         let failed = output.code != Some(0);
         if killed && matches!(self.scenario.verb, Verb::Create | Verb::Run) {
             self.no_stray(id)?;
@@ -393,29 +410,45 @@ impl<'l> Stage<'l> {
         cgroups::remove(&self.bundle.id);
         self.lab.end_processes();
         let _ = std::fs::remove_dir_all(self.lab.state.join(&self.bundle.id));
-        let _ = std::fs::remove_file(self.lab.dir.join(".pid"));
+        self.remove_pid_files();
         reap_orphans();
     }
 }
 
 /// A failure is told in one line that names the cause, and nobody panics.
-fn informative(output: &Output, blow: Option<Blow>) -> Res {
+fn informative(output: &Output, done: Option<(Blow, Late)>) -> Res {
     let Some(code) = output.code else { return fail(format!("died: {}", output.brief())) };
     ensure(!output.err.contains("panicked"), format!("panic: {}", output.brief()))?;
     if code == 0 {
         return Ok(());
     }
-    // A process that is killed after `start` has been sent looks like its program being killed.
-    if code == 128 + libc::SIGKILL && blow == Some(Blow::Kill) && output.err.is_empty() {
+    // A process that is killed once it was ready looks like its program being killed.
+    let late = done == Some((Blow::Kill, Late::Yes));
+    if code == 128 + libc::SIGKILL && late && output.err.is_empty() {
         return Ok(());
     }
     let lines = output.err.lines().filter(|l| !l.contains("level=warning")).count();
     ensure(lines == 1, format!("{lines} error lines: {}", output.brief()))?;
     // Other errnos have other ways behind them, whose errors are told then.
-    if blow == Some(Blow::Errno(libc::EIO)) {
+    if done.is_some_and(|(blow, _)| blow == Blow::Errno(libc::EIO)) {
         ensure(output.err.contains("EIO"), format!("EIO is not named: {}", output.brief()))?;
     }
     Ok(())
+}
+
+/// Whether a call comes after `Ready`, the last that a process says unless something goes wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Late {
+    Yes,
+    No,
+}
+
+fn is_late(sites: &[Site], site: Site) -> Late {
+    let says = |s: &Site| s.process == site.process && s.number == libc::SYS_sendmsg;
+    match (sites.iter().rposition(says), sites.iter().position(|s| *s == site)) {
+        (Some(ready), Some(place)) if site.process != 0 && place > ready => Late::Yes,
+        _ => Late::No,
+    }
 }
 
 #[derive(Default)]
