@@ -189,7 +189,7 @@ fn tolerate_process(
             let place = format!("{prefix}capabilities.{set}");
             // Only exact names: `oci-spec` also takes `sys_admin` and `SYS_ADMIN`, which other
             // runtimes do not know and drop.
-            retain(sets.get_mut(set), &place, "capability", warnings, |name| caps::is_name(name));
+            retain(sets.get_mut(set), &place, "capability", warnings, caps::is_name);
         }
     }
     if let Some(Value::Array(flags)) = process.pointer_mut("/scheduler/flags") {

@@ -128,7 +128,10 @@ pub(crate) fn fork_again(channel: &Channel, proof: &SingleThreaded) -> Result<()
         Cloned::Parent { pid, pidfd } => {
             // The pid is right for the creator: this process is still in the creator's pid namespace.
             let sent = channel.send(&FromChild::Reborn(pid), Some(pidfd.as_fd()));
-            sys::clone::exit_now(i32::from(sent.is_err()))
+            match sent.context("make known", context) {
+                Ok(()) => sys::clone::exit_now(0),
+                Err(error) => child::give_up(channel, &error),
+            }
         }
     }
 }

@@ -180,7 +180,11 @@ impl Building {
         let _ = waitpid(Pid::from_raw(self.guard.pid), None);
         self.guard.pid = pid;
         self.guard.pidfd = Some(pidfd);
-        self.channel.send(&FromCreator::Go, None).context("let go on", "the container's process")
+        match self.channel.send(&FromCreator::Go, None) {
+            // It gave up already, and why is the next thing that it says.
+            Err(Failure { errno: Errno::EPIPE, .. }) => Ok(()),
+            sent => sent.context("let go on", "the container's process"),
+        }
     }
 
     /// The end of a process that said nothing.
