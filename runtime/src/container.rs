@@ -311,8 +311,10 @@ impl Container {
     /// # Errors
     /// `WrongState` unless the container is created; `Exec` when the program cannot be executed.
     pub fn start(&mut self, warnings: &mut Vec<String>) -> Result<()> {
-        let pidfd = match self.here {
-            Some(_) => self.pidfd()?,
+        let pidfd = match &self.here {
+            Some(channel) => {
+                self.pidfd().map_err(|gone| parent::last_words(channel).unwrap_or(gone))?
+            }
             None => {
                 self.lock()?;
                 match self.status()? {

@@ -267,6 +267,14 @@ pub(crate) struct Running {
     pub pidfd: OwnedFd,
 }
 
+/// Why a process that is gone gave up, if it said so.
+pub(crate) fn last_words(channel: &Channel) -> Option<Error> {
+    match channel.receive() {
+        Ok(Some((FromChild::Failed(error), _))) => Some(error),
+        _ => None,
+    }
+}
+
 /// Says `Start` and waits until the program runs (end of file) or could not be executed.
 pub(crate) fn start(
     channel: &Channel,
