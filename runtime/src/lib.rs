@@ -45,6 +45,6 @@ pub use container::{
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
 pub use seal::protect_own_binary;
-pub use spec::{Config, load_config, load_process, load_resources};
+pub use spec::{Config, load_config, load_process, load_resources, parse_config};
 pub use timestamp::{rfc3339, rfc3339_nano};
 pub use tty::{Terminal, copy_size, send_terminal};

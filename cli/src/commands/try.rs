@@ -124,9 +124,8 @@ impl Try {
         // The caller may sit where no path leads any more.
         let there = !is_fresh(&directory) && fs::metadata(directory.join(".")).is_ok();
         let directory = if there { &directory } else { Path::new("/") };
-        let mut spec: Spec =
-            serde_json::from_value(document(&args, terminal, directory, root, bound))
-                .map_err(Failure::from_json)?;
+        let document = document(&args, terminal, directory, root, bound).to_string();
+        let mut spec = runtime::parse_config(document.as_bytes(), &mut Vec::new())?.spec;
         let granted = spec
             .process()
             .as_ref()
@@ -347,7 +346,10 @@ mod tests {
         let args = ["/bin/sh".to_owned()];
         let document =
             document(&args, true, Path::new("/root"), Path::new("/x/root"), &["/mnt".to_owned()]);
-        let spec: Spec = serde_json::from_value(document).unwrap();
+        let mut warnings = Vec::new();
+        let spec =
+            runtime::parse_config(document.to_string().as_bytes(), &mut warnings).unwrap().spec;
+        assert_eq!(warnings, [""; 0]);
         assert_eq!(spec.mounts().as_ref().unwrap().len(), 7);
         let process = spec.process().as_ref().unwrap();
         let capabilities = process.capabilities().as_ref().unwrap();
