@@ -72,7 +72,7 @@ pub(crate) fn plan(
     let linux = spec.linux().clone().unwrap_or_default();
     let namespaces =
         namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), time_offsets(spec));
-    check_network_sysctls(spec, &namespaces, host)?;
+    refuse_to_change_own(spec, &namespaces, host)?;
     let maps = namespaces.creates(libc::CLONE_NEWUSER).then(|| {
         let maps = idmap::plan(
             linux.uid_mappings().as_deref().unwrap_or_default(),
@@ -261,15 +261,27 @@ fn check_agent(spec: &Spec) -> Result<()> {
         .map(drop)
 }
 
-/// `net.*` belongs to the network namespace; a joined one may turn out to be the host's.
-fn check_network_sysctls(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Result<()> {
+/// What is set in a joined namespace changes it for all who are in it. When it turns out to be the
+/// creator's own, that is the host.
+fn refuse_to_change_own(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Result<()> {
+    use LinuxNamespaceType as Kind;
     let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
-    let Some(name) = sysctl::first_of_network(sysctls) else { return Ok(()) };
-    let joined = plan.joined.iter().find(|join| join.flag == libc::CLONE_NEWNET);
-    match joined {
-        Some(join) if host.is_own_namespace(&join.path, "net") => Err(sysctl::shared_network(name)),
-        _ => Ok(()),
+    for kind in [Kind::Network, Kind::Ipc, Kind::Uts] {
+        let named =
+            |is_set: bool, field: &str| (is_set && kind == Kind::Uts).then(|| field.to_owned());
+        let set = sysctl::first_of(sysctls, kind)
+            .or_else(|| named(spec.hostname().is_some(), "hostname"))
+            .or_else(|| named(spec.domainname().is_some(), "domainname"));
+        let flag = namespaces::flag(kind);
+        let joined = plan.joined.iter().find(|join| join.flag == flag);
+        if let (Some(field), Some(join)) = (set, joined)
+            && host.is_own_namespace(&join.path, namespaces::file_name(flag))
+        {
+            let reason = format!("is not allowed: the {kind} namespace to join is the creator's");
+            return Err(Error::invalid(field, reason));
+        }
     }
+    Ok(())
 }
 
 /// Of `linux/personality.h`.
@@ -306,3 +318,6 @@ pub(crate) fn listed(spec: &Spec) -> i32 {
         all | namespaces::flag(kind)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,17 +104,10 @@ pub(crate) fn owner(name: &str) -> Result<Kind, String> {
     }
 }
 
-/// The first parameter, by name, that needs a network namespace other than the creator's. When the
-/// configuration joins one by path, the creator compares its device and inode numbers with those of
-/// its own and refuses with [`shared_network`] when they are equal.
-pub(crate) fn first_of_network(sysctl: Option<&HashMap<String, String>>) -> Option<&str> {
+/// The JSON path of the first parameter, by name, that belongs to the namespace.
+pub(crate) fn first_of(sysctl: Option<&HashMap<String, String>>, kind: Kind) -> Option<String> {
     let names = sysctl.into_iter().flatten().map(|(name, _)| name.as_str());
-    names.filter(|name| owner(name) == Ok(Kind::Network)).min()
-}
-
-/// The error for a network parameter when the namespace to join is the creator's own.
-pub(crate) fn shared_network(name: &str) -> Error {
-    Error::invalid(field(name), "is not allowed: the network namespace to join is the creator's")
+    names.filter(|name| owner(name) == Ok(kind)).min().map(field)
 }
 
 #[cfg(test)]
@@ -172,7 +165,7 @@ mod tests {
             .into();
         let paths: Vec<_> = plan(Some(&map)).unwrap().into_iter().map(|s| s.path).collect();
         assert_eq!(paths, ["sys/kernel/sem", "sys/net/b", "sys/net/a"]);
-        assert_eq!(first_of_network(Some(&map)), Some("net.b"));
-        assert_eq!(first_of_network(None), None);
+        assert_eq!(first_of(Some(&map), Kind::Network), Some(field("net.b")));
+        assert_eq!(first_of(None, Kind::Network), None);
     }
 }

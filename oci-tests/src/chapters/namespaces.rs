@@ -212,6 +212,27 @@ fn others() -> Vec<Test> {
             },
         ),
         test(
+            "config-linux#sysctl",
+            "F32",
+            "what would be set in a namespace to join that is the runtime's own is refused",
+            |lab| {
+                let now = |file: &str| fs::read_to_string(file).map(|text| text.trim().to_owned());
+                let value = now("/proc/sys/kernel/shmmni")?;
+                // Values that the host has already: a runtime that takes them does no harm.
+                let shared = lab.refused(|spec| {
+                    join(spec, "ipc", "/proc/self/ns/ipc");
+                    spec["linux"]["sysctl"] = json!({ "kernel.shmmni": value });
+                });
+                let name = now("/proc/sys/kernel/hostname")?;
+                let named = lab.refused(|spec| {
+                    join(spec, "uts", "/proc/self/ns/uts");
+                    spec["hostname"] = json!(name);
+                });
+                lab.quality(shared.is_ok(), "a sysctl of the host's ipc namespace is written")?;
+                lab.quality(named.is_ok(), "the host's name is written")
+            },
+        ),
+        test(
             SECTION,
             "F21",
             "a container in a joined pid namespace sees the other's processes",
