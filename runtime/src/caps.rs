@@ -27,6 +27,9 @@ use crate::sys;
 /// The capability that installs a filter without `no_new_privs`, as a mask.
 pub(crate) const SYS_ADMIN: u64 = 1 << 21;
 
+/// The capability that looks into processes that are not dumpable, as a mask.
+pub(crate) const SYS_PTRACE: u64 = 1 << 19;
+
 /// Every capability of a namespace's root, whether or not it has a name here.
 pub(crate) const ALL: u64 = u64::MAX;
 

@@ -22,7 +22,7 @@ use crate::plan;
 use crate::process::channel::Channel;
 use crate::process::program::Inherit;
 use crate::process::{exec, parent, start};
-use crate::requests::Answers;
+use crate::requests::{Agent, Entry};
 use crate::spec::{self, Config};
 use crate::state::{self, Record, StateDir};
 use crate::sys;
@@ -310,7 +310,7 @@ impl Container {
     ///
     /// # Errors
     /// `WrongState` unless the container is created; `Exec` when the program cannot be executed.
-    pub fn start(&mut self, warnings: &mut Vec<String>) -> Result<()> {
+    pub fn start(&mut self) -> Result<()> {
         let pidfd = match &self.here {
             Some(channel) => {
                 self.pidfd().map_err(|gone| parent::last_words(channel).unwrap_or(gone))?
@@ -318,7 +318,13 @@ impl Container {
             None => {
                 self.lock()?;
                 match self.status()? {
-                    Status::Created | Status::Paused => {}
+                    Status::Created => {}
+                    // It could not answer.
+                    Status::Paused => {
+                        return Err(
+                            self.wrong("start", "cannot start a container in the paused state")
+                        );
+                    }
                     Status::Stopped => {
                         return Err(
                             self.wrong("start", "cannot start a container that has stopped")
@@ -338,8 +344,8 @@ impl Container {
             None => start::connect_in(self.dir.fd())?,
         };
         let spec = self.stored_spec()?;
-        let mut answers = Answers::for_start(&spec, &self.record, warnings);
-        parent::start(&channel, self.record.pid, pidfd.as_fd(), &mut answers)?;
+        let agent = Agent { spec: &spec, record: &self.record, status: Status::Created };
+        parent::start(&channel, self.record.pid, pidfd.as_fd(), &agent)?;
         self.dir.remove_socket();
         let hooks = Hooks::plan(&spec, &self.record.id, &self.record.bundle)?;
         // The specification (1.3): a failed poststart hook stops the container.
@@ -429,10 +435,9 @@ impl Container {
         };
         let mut cgroup = self.cgroup()?.sub(&options.cgroups)?;
         cgroup.prepare_join()?;
-        let mut answers =
-            Answers::for_exec(&spec, &self.record, &exec_plan.program, &host.proc, warnings);
         let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc)?;
-        let mut waiting = born.help(None, &host.proc)?.wait(&mut answers)?;
+        let mut entry = Entry { program: &exec_plan.program, proc: &host.proc, warnings };
+        let mut waiting = born.join().wait(&mut entry)?;
         let terminal = waiting.take_terminal();
         create::announce(
             waiting.pid(),
@@ -441,7 +446,8 @@ impl Container {
             options.pidfd_socket.as_deref(),
         )?;
         let terminal = create::hand_over(terminal, options.console_socket.as_deref())?;
-        let running = waiting.start(&mut answers)?;
+        let agent = Agent { spec: &spec, record: &self.record, status: Status::Running };
+        let running = waiting.start(&agent)?;
         Ok(Process { pid: running.pid, pidfd: running.pidfd, terminal })
     }
 

@@ -23,7 +23,7 @@ use crate::process::child::{self, Inherited, Waits};
 use crate::process::join::Around;
 use crate::process::parent::{Born, Running, Waiting};
 use crate::process::start;
-use crate::requests::Answers;
+use crate::requests::Creation;
 use crate::spec;
 use crate::state::{self, Options, Record, StateDir};
 use crate::sys;
@@ -107,7 +107,7 @@ pub(crate) fn create(
     let dir = undo.dir.as_ref().expect("set above");
     let born = fork(&plan, &host, &cgroup, dir, socket)?;
     undo.poststop = Some(&plan.hooks);
-    let mut waiting = build(&plan, &host, options, &undo.record, born, warnings)?;
+    let mut waiting = build(&plan, &host, born, warnings)?;
     let (start_time, _) = state::process_identity(waiting.pid())?.ok_or_else(|| {
         Error::new(ErrorKind::System, "read", "/proc/PID/stat", "the process is gone")
     })?;
@@ -194,17 +194,9 @@ fn fork(
 }
 
 /// Helps and answers the child until it is ready.
-fn build(
-    plan: &Plan,
-    host: &Host,
-    options: &CreateOptions,
-    record: &Record,
-    born: Born,
-    warnings: &mut Vec<String>,
-) -> Result<Waiting> {
+fn build(plan: &Plan, host: &Host, born: Born, warnings: &mut Vec<String>) -> Result<Waiting> {
     let maps = plan.maps.as_ref().map(|(maps, writer)| (maps, *writer));
-    let mut answers = Answers::for_create(&options.config.spec, record, plan, &host.proc, warnings);
-    born.help(maps, &host.proc)?.wait(&mut answers)
+    born.help(maps, &host.proc)?.wait(&mut Creation { plan, proc: &host.proc, warnings })
 }
 
 fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {

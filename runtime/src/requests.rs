@@ -9,12 +9,12 @@ use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
+use crate::container::Status;
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::hooks::Kind;
 use crate::idmap;
 use crate::mount::bind::{self, Wanted};
 use crate::plan::Plan;
-use crate::process::parent::Requests;
 use crate::process::program::{Program, write_oom_score};
 use crate::procfs::Procfs;
 use crate::rlimits;
@@ -22,88 +22,74 @@ use crate::seccomp::notify::{self, Notify};
 use crate::state::Record;
 use crate::sys::clone::SingleThreaded;
 
-/// Answers requests from a plan. `start` has none any more; its process asks for nothing that
-/// needs it.
-pub(crate) struct Answers<'a> {
-    spec: &'a Spec,
-    record: &'a Record,
-    plan: Option<&'a Plan>,
-    program: Option<&'a Program>,
-    proc: Option<&'a Procfs>,
-    warnings: &'a mut Vec<String>,
+/// What a process asks while it takes on its limits.
+pub(crate) trait Limits {
+    /// Sets the process's oom_score_adj.
+    fn oom_score_adj(&mut self, pid: i32) -> Result<()>;
+    /// Raises the process's hard limits.
+    fn rlimits(&mut self, pid: i32) -> Result<()>;
 }
 
-impl<'a> Answers<'a> {
-    /// For the process of `create`.
-    pub(crate) fn for_create(
-        spec: &'a Spec,
-        record: &'a Record,
-        plan: &'a Plan,
-        proc: &'a Procfs,
-        warnings: &'a mut Vec<String>,
-    ) -> Self {
-        let program = Some(&plan.program);
-        Self { spec, record, plan: Some(plan), program, proc: Some(proc), warnings }
+/// Answers the process that enters a container.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub program: &'a Program,
+    pub proc: &'a Procfs,
+    pub warnings: &'a mut Vec<String>,
+}
+
+impl Limits for Entry<'_> {
+    fn oom_score_adj(&mut self, pid: i32) -> Result<()> {
+        let score = self.program.oom_score_adj.unwrap_or(0);
+        match write_oom_score(self.proc, &pid.to_string(), score) {
+            // An ordinary user may not lower it. As runc, go on, but say so.
+            Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) if !geteuid().is_root() => {
+                let text = format!("process.oomScoreAdj {score} is not set: it takes privilege");
+                self.warnings.push(text);
+                Ok(())
+            }
+            other => other.context("set process.oomScoreAdj", score),
+        }
     }
 
-    /// For a process of `exec`.
-    pub(crate) fn for_exec(
-        spec: &'a Spec,
-        record: &'a Record,
-        program: &'a Program,
-        proc: &'a Procfs,
-        warnings: &'a mut Vec<String>,
-    ) -> Self {
-        Self { spec, record, plan: None, program: Some(program), proc: Some(proc), warnings }
-    }
-
-    /// For `start`.
-    pub(crate) fn for_start(
-        spec: &'a Spec,
-        record: &'a Record,
-        warnings: &'a mut Vec<String>,
-    ) -> Self {
-        Self { spec, record, plan: None, program: None, proc: None, warnings }
-    }
-
-    fn plan(&self) -> Result<&'a Plan> {
-        self.plan.ok_or_else(|| unexpected("what only create can give"))
-    }
-
-    fn program(&self) -> Result<(&'a Program, &'a Procfs)> {
-        self.program.zip(self.proc).ok_or_else(|| unexpected("limits after they are set"))
+    fn rlimits(&mut self, pid: i32) -> Result<()> {
+        rlimits::raise(&self.program.rlimits, Some(Pid::from_raw(pid)))
     }
 }
 
-fn unexpected(what: &str) -> Error {
-    Error::new(
-        ErrorKind::System,
-        "answer",
-        "the container's process",
-        format!("it asked for {what}"),
-    )
+/// Answers the process that builds a container.
+#[derive(Debug)]
+pub(crate) struct Creation<'a> {
+    pub plan: &'a Plan,
+    pub proc: &'a Procfs,
+    pub warnings: &'a mut Vec<String>,
 }
 
-impl Requests for Answers<'_> {
-    fn open(&mut self, wanted: Wanted, pid: i32) -> Result<OwnedFd> {
-        let (_, proc) = self.program()?;
-        bind::open_for_child(&self.plan()?.mounts, wanted, pid, proc.as_fd())
+impl Creation<'_> {
+    fn entry(&mut self) -> Entry<'_> {
+        Entry { program: &self.plan.program, proc: self.proc, warnings: self.warnings }
     }
 
-    fn clone_source(&mut self, mount: usize) -> Result<OwnedFd> {
-        bind::clone_for_child(&self.plan()?.mounts, mount)
+    /// Opens a path of the plan for the process `pid`.
+    pub(crate) fn open(&self, wanted: Wanted, pid: i32) -> Result<OwnedFd> {
+        bind::open_for_child(&self.plan.mounts, wanted, pid, self.proc.as_fd())
     }
 
-    fn idmap(&mut self, mount: usize, tree: OwnedFd, pid: i32) -> Result<()> {
-        let plan = self.plan()?;
-        let (_, proc) = self.program()?;
+    /// Clones the source of `mounts[n]`.
+    pub(crate) fn clone_source(&self, mount: usize) -> Result<OwnedFd> {
+        bind::clone_for_child(&self.plan.mounts, mount)
+    }
+
+    /// Maps the ids of the tree that becomes `mounts[n]`.
+    pub(crate) fn idmap(&self, mount: usize, tree: OwnedFd, pid: i32) -> Result<()> {
+        let mounts = &self.plan.mounts;
         let field = format!("mounts[{mount}]");
-        let maps = plan.mounts.mounts.iter().find(|m| m.index == mount);
+        let maps = mounts.mounts.iter().find(|m| m.index == mount);
         let userns = match maps.and_then(|m| m.idmap.as_ref()).and_then(|map| map.maps.as_ref()) {
             Some((uids, gids)) => {
                 let maps = idmap::plan(uids, gids);
                 let proof = SingleThreaded::check().context("fork for", &field)?;
-                idmap::throwaway(&proof, proc.as_fd(), &maps, &field)?
+                idmap::throwaway(&proof, self.proc.as_fd(), &maps, &field)?
             }
             None => {
                 let path = format!("/proc/{pid}/ns/user");
@@ -112,50 +98,53 @@ impl Requests for Answers<'_> {
                     .context("open", format!("{path:?}"))?
             }
         };
-        bind::idmap(&plan.mounts, mount, tree.as_fd(), userns.as_fd())
+        bind::idmap(mounts, mount, tree.as_fd(), userns.as_fd())
     }
 
+    /// Runs prestart and createRuntime hooks.
+    pub(crate) fn hooks(&self, pid: i32) -> Result<()> {
+        self.plan.hooks.run(Kind::Prestart, pid)?;
+        self.plan.hooks.run(Kind::CreateRuntime, pid)
+    }
+}
+
+impl Limits for Creation<'_> {
     fn oom_score_adj(&mut self, pid: i32) -> Result<()> {
-        let (program, proc) = self.program()?;
-        let score = program.oom_score_adj.unwrap_or(0);
-        match write_oom_score(proc, &pid.to_string(), score) {
-            // An ordinary user may not lower it. As runc, go on, but say so.
-            Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) if !geteuid().is_root() => {
-                self.warn(format!("process.oomScoreAdj {score} is not set: it takes privilege"));
-                Ok(())
-            }
-            other => other.context("set process.oomScoreAdj", score),
-        }
+        self.entry().oom_score_adj(pid)
     }
 
     fn rlimits(&mut self, pid: i32) -> Result<()> {
-        rlimits::apply(&self.program()?.0.rlimits, Some(Pid::from_raw(pid)))
+        self.entry().rlimits(pid)
     }
+}
 
-    fn hooks(&mut self, pid: i32) -> Result<()> {
-        let hooks = &self.plan()?.hooks;
-        hooks.run(Kind::Prestart, pid)?;
-        hooks.run(Kind::CreateRuntime, pid)
-    }
+/// Whom the seccomp listener of a starting process goes to.
+#[derive(Debug)]
+pub(crate) struct Agent<'a> {
+    pub spec: &'a Spec,
+    pub record: &'a Record,
+    /// Of the container, at this moment.
+    pub status: Status,
+}
 
-    fn listener(&mut self, listener: OwnedFd, pid: i32) -> Result<()> {
+impl Agent<'_> {
+    /// Hands the listener of the process `pid` to the agent of the profile.
+    pub(crate) fn give(&self, listener: OwnedFd, pid: i32) -> Result<()> {
         let profile = self.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-        let Some(notify) = profile.and_then(Notify::of) else {
-            return Err(unexpected("a seccomp agent, but linux.seccomp.listenerPath is not set"));
-        };
+        let notify = profile.and_then(Notify::of).ok_or_else(|| {
+            let reason = "it has a listener, but linux.seccomp.listenerPath is not set";
+            Error::new(ErrorKind::System, "start", "the container's process", reason)
+        })?;
         let record = self.record;
         let state = json!({
             "ociVersion": record.oci_version,
             "id": record.id,
-            "status": "creating",
-            "pid": pid,
+            "status": self.status,
+            // Of the container's first process, which is not `pid` when this is a further one.
+            "pid": record.pid,
             "bundle": record.bundle,
             "annotations": record.annotations,
         });
         notify::send(&notify, listener.as_fd(), state, pid)
-    }
-
-    fn warn(&mut self, text: String) {
-        self.warnings.push(text);
     }
 }

@@ -1,12 +1,13 @@
 //! Resource limits of the process (`process.rlimits`).
 //!
 //! See [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html). Raising a hard limit
-//! needs `CAP_SYS_RESOURCE` in the *initial* user namespace. A child in a new user namespace does not
-//! have it, so the creator sets the limits with `prlimit(2)` where there is one; otherwise the child
-//! does it before it drops capabilities.
+//! needs `CAP_SYS_RESOURCE` in the *initial* user namespace, lowering needs nothing. So it is done in
+//! two steps:
 //!
-//! `RLIMIT_AS` and `RLIMIT_DATA` apply at once to whoever still allocates: everything that is big,
-//! such as a filter, must be built before.
+//! 1. [`raise`] lifts hard limits, before the child drops its capabilities. A child in a new user
+//!    namespace does not have that one; its creator does it with `prlimit(2)`.
+//! 2. [`set`] gives all limits their values, just before the filter. A low `RLIMIT_NOFILE`, `RLIMIT_AS`
+//!    or `RLIMIT_DATA` is for the program, and would starve the runtime's own last steps.
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -36,15 +37,36 @@ pub(crate) fn plan(limits: Option<&[PosixRlimit]>) -> Vec<Rlimit> {
     limits.map(plan).collect()
 }
 
-/// Sets the limits of a process; of the caller when there is no pid. The error carries the errno: on
-/// EPERM the child asks its creator.
-pub(crate) fn apply(limits: &[Rlimit], pid: Option<Pid>) -> Result<()> {
-    for &Rlimit { index, kind, soft, hard } in limits {
-        let pid = pid.unwrap_or(Pid::from_raw(0));
-        let result = sys::prlimit::set(pid, number(kind), soft, hard);
+/// Lifts the hard limits of a process that are lower than asked for; of the caller when there is no
+/// pid. The error carries the errno: on EPERM the child asks its creator.
+pub(crate) fn raise(limits: &[Rlimit], pid: Option<Pid>) -> Result<()> {
+    let pid = pid.unwrap_or(Pid::from_raw(0));
+    limits.iter().try_for_each(|limit| {
+        let raised = || {
+            let (soft, hard) = sys::prlimit::get(pid, number(limit.kind))?;
+            if hard >= limit.hard {
+                return Ok(());
+            }
+            sys::prlimit::set(pid, number(limit.kind), soft, limit.hard)
+        };
+        limit.name(raised())
+    })
+}
+
+/// Sets the caller's limits, which were [raised](raise).
+pub(crate) fn set(limits: &[Rlimit]) -> Result<()> {
+    limits.iter().try_for_each(|limit| {
+        let own = Pid::from_raw(0);
+        limit.name(sys::prlimit::set(own, number(limit.kind), limit.soft, limit.hard))
+    })
+}
+
+impl Rlimit {
+    fn name(&self, result: sys::Result<()>) -> Result<()> {
+        let Self { index, kind, soft, hard } = self;
         let hint = match &result {
             Err(failure) if failure.errno != Errno::EPERM => "",
-            _ if kind == PosixRlimitType::RlimitNofile => {
+            _ if *kind == PosixRlimitType::RlimitNofile => {
                 "; raising a hard limit needs CAP_SYS_RESOURCE, above /proc/sys/fs/nr_open is none"
             }
             _ => "; raising a hard limit needs CAP_SYS_RESOURCE",
@@ -52,9 +74,8 @@ pub(crate) fn apply(limits: &[Rlimit], pid: Option<Pid>) -> Result<()> {
         result.context(
             "set",
             format_args!("process.rlimits[{index}] ({kind} soft {soft} hard {hard}{hint})"),
-        )?;
+        )
     }
-    Ok(())
 }
 
 /// The kernel's number of a limit.
@@ -102,7 +123,8 @@ mod tests {
                     {"type":"RLIMIT_NOFILE","soft":77,"hard":88},
                     {"type":"RLIMIT_RTTIME","soft":1000000,"hard":18446744073709551615}]"#,
             );
-            apply(&limits, None).unwrap();
+            raise(&limits, None).unwrap();
+            set(&limits).unwrap();
             assert_eq!(getrlimit(Resource::RLIMIT_CORE), Ok((0, 4096)));
             assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((77, 88)));
             assert_eq!(getrlimit(Resource::RLIMIT_RTTIME), Ok((1_000_000, u64::MAX)));
@@ -110,12 +132,21 @@ mod tests {
     }
 
     #[test]
+    fn raising_lowers_nothing() {
+        in_child(|| {
+            set(&planned(r#"[{"type":"RLIMIT_NOFILE","soft":50,"hard":60}]"#)).unwrap();
+            raise(&planned(r#"[{"type":"RLIMIT_NOFILE","soft":3,"hard":3}]"#), None).unwrap();
+            assert_eq!(getrlimit(Resource::RLIMIT_NOFILE), Ok((50, 60)));
+        });
+    }
+
+    #[test]
     fn raising_without_the_capability_says_so() {
         in_child(|| {
-            apply(&planned(r#"[{"type":"RLIMIT_CORE","soft":0,"hard":0}]"#), None).unwrap();
+            set(&planned(r#"[{"type":"RLIMIT_CORE","soft":0,"hard":0}]"#)).unwrap();
             crate::sys::prctl::capset(0, 0, 0).unwrap();
             let limits = planned(r#"[{"type":"RLIMIT_CORE","soft":0,"hard":1}]"#);
-            let error = apply(&limits, None).unwrap_err();
+            let error = raise(&limits, None).unwrap_err();
             assert_eq!(error.errno(), Some(Errno::EPERM));
             assert_eq!(
                 error.to_string(),

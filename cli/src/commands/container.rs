@@ -97,7 +97,7 @@ pub fn run(session: &Session, id: &str, options: CreateOptions, life: Life) -> R
         session.warned(|warnings| Container::create(&session.root, id, options, warnings))?;
     let started =
         notify.map_or(Ok(None), |host| Proxy::bind(&session.root, id, host)).and_then(|proxy| {
-            session.warned(|warnings| container.start(warnings))?;
+            container.start()?;
             Ok(proxy)
         });
     let ended = started.and_then(|proxy| match (&foreground, proxy) {

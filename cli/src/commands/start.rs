@@ -24,12 +24,13 @@ impl super::Command for Start {
         runtime::keep_child_statuses()?;
         let mut container = session.container(&self.id)?;
         let Some(host) = Environment::read().notify_socket else {
-            return session.warned(|warnings| container.start(warnings)).map(|()| 0);
+            container.start()?;
+            return Ok(0);
         };
         let pid = container.report()?.pid;
         let pidfd = container.pidfd()?;
         let proxy = Proxy::bind(&session.root, &self.id, PathBuf::from(host))?;
-        session.warned(|warnings| container.start(warnings))?;
+        container.start()?;
         if let Some(proxy) = proxy {
             proxy.wait(pidfd.as_fd(), u32::try_from(pid).unwrap_or_default())?;
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::check::{Res, Test, ensure, eq, fail, same, test};
+use crate::check::{Res, Test, ensure, eq, fail, same, skip, test};
 use crate::lab::Lab;
 
 /// Tests of this chapter.
@@ -223,6 +223,18 @@ fn start() -> Vec<Test> {
         test(section, "F92", "start of a running container is an error without effect", |lab| {
             let container = lab.running(|_| {})?;
             fails(lab, &["start", &container.id])?;
+            container.expect("running")?;
+            container.end()
+        }),
+        test(section, "F92", "start of a container that was paused is an error at once", |lab| {
+            let container = lab.create(&["pause"], |_| {})?;
+            let paused = container.call(&["pause"])?;
+            if paused.code != Some(0) {
+                return skip(format!("cannot pause a created container: {}", paused.brief()));
+            }
+            fails(lab, &["start", &container.id])?;
+            eq("resume", &container.call(&["resume"])?.code, &Some(0))?;
+            container.start()?;
             container.expect("running")?;
             container.end()
         }),

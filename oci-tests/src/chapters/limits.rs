@@ -142,6 +142,20 @@ fn limits() -> Vec<Test> {
                 eq("exit code", &output.code, &Some(6))
             },
         ),
+        test(
+            "config#posix-process",
+            "F8",
+            "three open files are enough for create and start",
+            |lab| {
+                let container = lab.create(&["exit 6"], |spec| {
+                    spec["process"]["rlimits"] =
+                        json!([{ "type": "RLIMIT_NOFILE", "soft": 3, "hard": 3 }]);
+                })?;
+                container.start()?;
+                eq("exit code", &container.wait()?, &6)?;
+                container.delete()
+            },
+        ),
     ]
 }
 

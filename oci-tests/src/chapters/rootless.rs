@@ -1,14 +1,17 @@
 //! An ordinary user without subordinate ids: one id is mapped, no cgroup can be written.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
 use crate::check::{Res, Test, ensure, eq, fail, refused_with, same, skip, test};
 use crate::lab::Lab;
+use crate::lab::agent::Agent;
 use crate::lab::bundle::{Bundle, mount, namespace};
-use crate::lab::call::Output;
+use crate::lab::call::{Call, Output};
+use crate::sys;
 
 const SECTION: &str = "rootless#single-map";
 /// The ordinary user.
@@ -153,6 +156,24 @@ pub fn tests() -> Vec<Test> {
             })?;
             refused_with("getpriority", &seen["syscall 140 0 0"], &["EPERM"])
         }),
+        test(SECTION, "F25 F56", "the agent of a filter that notifies gets its listener", |lab| {
+            let agent = Agent::listen(&lab.dir.join("listener"))?;
+            fs::set_permissions(agent.path(), fs::Permissions::from_mode(0o777))?;
+            let bundle = bundle(lab, &["syscall 140 0 0"], |spec| {
+                spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW",
+                    "listenerPath": agent.path(),
+                    "syscalls": [{ "names": ["getpriority"], "action": "SCMP_ACT_NOTIFY" }] });
+            })?;
+            let started = command(lab, &["run", "--bundle", bundle.path(), &bundle.id]).spawn()?;
+            let delivery = agent.receive()?;
+            let listener = delivery.fds[0].as_fd();
+            let request = sys::seccomp_receive(listener)?;
+            sys::seccomp_answer(listener, request.id, Some(Ok(77)))?;
+            let output = started.wait()?;
+            eq("run", &output.code, &Some(0))?;
+            let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
+            same("answer", &seen["syscall 140 0 0"]["value"], json!(77))
+        }),
     ]
 }
 
@@ -177,9 +198,13 @@ fn bundle(lab: &Lab, steps: &[&str], edit: impl FnOnce(&mut Value)) -> Res<Bundl
     Ok(bundle)
 }
 
-fn call(lab: &Lab, words: &[&str]) -> Res<Output> {
+fn command<'l>(lab: &'l Lab, words: &[&str]) -> Call<'l> {
     let run = lab.dir.join("run").display().to_string();
-    lab.call(words).user(USER).env("XDG_RUNTIME_DIR", &run).env("HOME", &run).output()
+    lab.call(words).user(USER).env("XDG_RUNTIME_DIR", &run).env("HOME", &run)
+}
+
+fn call(lab: &Lab, words: &[&str]) -> Res<Output> {
+    command(lab, words).output()
 }
 
 /// Skips by name what a runtime cannot do without a session of systemd or without any cgroup.

@@ -139,13 +139,19 @@ impl<'l> Call<'l> {
 
     /// Runs it to its end with a pipe as standard output, which a container may keep open.
     pub fn piped(self) -> Res<(Output, Lines)> {
+        let (started, lines) = self.spawn_piped()?;
+        Ok((started.wait()?, lines))
+    }
+
+    /// Starts it with a pipe as standard output.
+    pub fn spawn_piped(self) -> Res<(Started, Lines)> {
         let err = self.lab.dir.join(format!("err-{}", self.lab.next()));
         let (reader, writer) = std::io::pipe()?;
         let stderr = Stdio::from(File::create(&err)?);
         let deadline = self.deadline;
         let child = self.command(writer.into(), stderr).spawn()?;
-        let output = Started { child, out: None, err, deadline }.wait()?;
-        Ok((output, Lines { reader, buffer: Vec::new() }))
+        let started = Started { child, out: None, err, deadline };
+        Ok((started, Lines { reader, buffer: Vec::new() }))
     }
 
     fn command(self, stdout: Stdio, stderr: Stdio) -> Command {

@@ -50,8 +50,6 @@ pub(crate) enum FromChild {
     Listener { number: i32, flag: u64 },
     /// Everything is built; waits for `start`.
     Ready,
-    /// A warning for the operator.
-    Warning(String),
     /// Gave up.
     Failed(Error),
 }
@@ -69,6 +67,8 @@ pub(crate) enum FromCreator {
     Failed(Error),
     /// Execute the program.
     Start,
+    /// Let descriptors be copied, by becoming dumpable: the peer has no other way to the listener.
+    Show,
 }
 
 /// One end of the pair.
@@ -267,37 +267,37 @@ impl Reader<'_> {
 impl Frame for FromChild {
     fn write(&self, to: &mut Writer<'_>) {
         match self {
-            Self::BindSource(mount) => (to.tag(1), to.number(*mount as i32)).1,
-            Self::Rootfs => to.tag(12),
-            Self::CloneSource(mount) => (to.tag(13), to.number(*mount as i32)).1,
-            Self::Idmap(mount) => (to.tag(2), to.number(*mount as i32)).1,
-            Self::OomScoreAdj => to.tag(3),
-            Self::Rlimits => to.tag(4),
-            Self::HooksDue => to.tag(5),
-            Self::Reborn(pid) => (to.tag(6), to.number(*pid)).1,
-            Self::Terminal => to.tag(7),
-            Self::Listener { number, flag } => (to.tag(8), to.number(*number), to.address(*flag)).2,
-            Self::Ready => to.tag(9),
-            Self::Warning(text) => (to.tag(10), to.text(text)).1,
-            Self::Failed(error) => (to.tag(11), to.error(error)).1,
+            Self::Rootfs => to.tag(1),
+            Self::BindSource(mount) => (to.tag(2), to.number(*mount as i32)).1,
+            Self::CloneSource(mount) => (to.tag(3), to.number(*mount as i32)).1,
+            Self::Idmap(mount) => (to.tag(4), to.number(*mount as i32)).1,
+            Self::OomScoreAdj => to.tag(5),
+            Self::Rlimits => to.tag(6),
+            Self::HooksDue => to.tag(7),
+            Self::Reborn(pid) => (to.tag(8), to.number(*pid)).1,
+            Self::Terminal => to.tag(9),
+            Self::Listener { number, flag } => {
+                (to.tag(10), to.number(*number), to.address(*flag)).2
+            }
+            Self::Ready => to.tag(11),
+            Self::Failed(error) => (to.tag(12), to.error(error)).1,
         }
     }
 
     fn read(from: &mut Reader<'_>) -> Option<Self> {
         Some(match from.tag()? {
-            1 => Self::BindSource(from.number()?.try_into().ok()?),
-            12 => Self::Rootfs,
-            13 => Self::CloneSource(from.number()?.try_into().ok()?),
-            2 => Self::Idmap(from.number()?.try_into().ok()?),
-            3 => Self::OomScoreAdj,
-            4 => Self::Rlimits,
-            5 => Self::HooksDue,
-            6 => Self::Reborn(from.number()?),
-            7 => Self::Terminal,
-            8 => Self::Listener { number: from.number()?, flag: from.address()? },
-            9 => Self::Ready,
-            10 => Self::Warning(from.text()?),
-            11 => Self::Failed(from.error()?),
+            1 => Self::Rootfs,
+            2 => Self::BindSource(from.number()?.try_into().ok()?),
+            3 => Self::CloneSource(from.number()?.try_into().ok()?),
+            4 => Self::Idmap(from.number()?.try_into().ok()?),
+            5 => Self::OomScoreAdj,
+            6 => Self::Rlimits,
+            7 => Self::HooksDue,
+            8 => Self::Reborn(from.number()?),
+            9 => Self::Terminal,
+            10 => Self::Listener { number: from.number()?, flag: from.address()? },
+            11 => Self::Ready,
+            12 => Self::Failed(from.error()?),
             _ => return None,
         })
     }
@@ -311,6 +311,7 @@ impl Frame for FromCreator {
             Self::Descriptor => to.tag(3),
             Self::Failed(error) => (to.tag(4), to.error(error)).1,
             Self::Start => to.tag(5),
+            Self::Show => to.tag(6),
         }
     }
 
@@ -321,6 +322,7 @@ impl Frame for FromCreator {
             3 => Self::Descriptor,
             4 => Self::Failed(from.error()?),
             5 => Self::Start,
+            6 => Self::Show,
             _ => return None,
         })
     }
@@ -380,7 +382,7 @@ mod tests {
 
     #[test]
     fn a_short_or_unknown_frame_is_refused() {
-        for bytes in [&[0u8][..], &[11], &[11, 0, 255, 255, 255, 255], &[1, 0], &[200]] {
+        for bytes in [&[0u8][..], &[12], &[12, 0, 255, 255, 255, 255], &[2, 0], &[200]] {
             assert!(FromChild::read(&mut Reader(bytes)).is_none(), "{bytes:?}");
         }
     }

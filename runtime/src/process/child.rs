@@ -183,8 +183,11 @@ fn start(plan: &Plan, program: &program::Program, path: &CString, starter: &Chan
     execute(program, path, starter)
 }
 
-/// Installs the filter and executes. Nothing but `execve` runs under the filter, unless that fails.
+/// Sets the last limits, installs the filter and executes. Nothing but `execve` runs under the filter, unless that fails.
 pub(crate) fn execute(program: &program::Program, path: &CString, starter: &Channel) -> Error {
+    if let Err(error) = program.set_rlimits() {
+        return error;
+    }
     let notifies = program.seccomp.as_ref().is_some_and(|filter| filter.notify.is_some());
     if notifies && let Err(error) = announce_listener(starter) {
         return error;
@@ -231,7 +234,12 @@ fn announce_listener(starter: &Channel) -> Result<()> {
     starter
         .send(&FromChild::Listener { number, flag: RELEASED.as_ptr() as u64 }, None)
         .context("announce", "the seccomp listener")?;
-    done(starter)
+    match reply(starter)? {
+        (FromCreator::Done, _) => Ok(()),
+        // Nothing is left in this process that those who may trace the program must not see.
+        (FromCreator::Show, _) => sys::process::set_dumpable(true).context("set", "dumpable"),
+        (other, _) => Err(out_of_turn(&other)),
+    }
 }
 
 fn wait_on(channel: &Channel) -> std::result::Result<(), Failure> {
@@ -297,7 +305,7 @@ impl program::Creator for Asker<'_> {
         self.ask(&FromChild::OomScoreAdj)
     }
 
-    fn set_rlimits(&mut self) -> Result<()> {
+    fn raise_rlimits(&mut self) -> Result<()> {
         self.ask(&FromChild::Rlimits)
     }
 }

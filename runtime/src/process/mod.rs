@@ -23,11 +23,12 @@
 //!                  │                                     │
 //!    start         │ ── Start ─────────────────────────▶ │ startContainer hooks
 //!                  │ ◀────────────────── Listener(n) ─── │ (only when the filter notifies)
+//!                  │ ── Done, Show ────────────────────▶ │
 //!                  │                                     │ filter, execve
 //!   Running        │ ◀─────── end of file, or Failed ─── │
 //! ```
 //!
-//! At any point the child may say `Warning` or `Failed`. `exec` is the same picture without the parts
+//! At any point the child may say `Failed`. `exec` is the same picture without the parts
 //! that build the container. The channel is close-on-exec, so end of file after `Start` means that
 //! the program runs.
 

@@ -13,11 +13,13 @@ use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use crate::caps;
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::idmap::{Maps, Writer};
 use crate::mount::bind::Wanted;
 use crate::process::channel::{Channel, FromChild, FromCreator};
 use crate::procfs::Procfs;
+use crate::requests::{Agent, Creation, Entry, Limits};
 use crate::sys;
 
 /// A process of ours that dies with this value, unless released.
@@ -80,73 +82,92 @@ impl Born {
                 sent => sent.context("let go on", "the container's process")?,
             }
         }
-        Ok(Building { guard: self.guard, channel: self.channel, terminal: None })
+        Ok(Building(self.unready()))
     }
-}
 
-/// What the creator does when the child asks.
-pub(crate) trait Requests {
-    /// Opens a path of the plan for the process `pid`.
-    fn open(&mut self, wanted: Wanted, pid: i32) -> Result<OwnedFd>;
-    /// Clones the source of `mounts[n]`.
-    fn clone_source(&mut self, mount: usize) -> Result<OwnedFd>;
-    /// Maps the ids of the tree that becomes `mounts[n]`.
-    fn idmap(&mut self, mount: usize, tree: OwnedFd, pid: i32) -> Result<()>;
-    /// Sets the process's oom_score_adj.
-    fn oom_score_adj(&mut self, pid: i32) -> Result<()>;
-    /// Sets the process's limits.
-    fn rlimits(&mut self, pid: i32) -> Result<()>;
-    /// Runs prestart and createRuntime hooks.
-    fn hooks(&mut self, pid: i32) -> Result<()>;
-    /// Hands the seccomp listener to the agent.
-    fn listener(&mut self, listener: OwnedFd, pid: i32) -> Result<()>;
-    /// Keeps a warning.
-    fn warn(&mut self, text: String);
+    /// The process joins a container, and needs no help to begin.
+    pub(crate) fn join(self) -> Joining {
+        Joining(self.unready())
+    }
+
+    fn unready(self) -> Unready {
+        Unready { guard: self.guard, channel: self.channel, terminal: None }
+    }
 }
 
 /// The process builds the container.
 #[derive(Debug)]
-pub(crate) struct Building {
+pub(crate) struct Building(Unready);
+
+impl Building {
+    /// Answers requests until the process is ready.
+    pub(crate) fn wait(mut self, requests: &mut Creation<'_>) -> Result<Waiting> {
+        while let Some((frame, fd)) = self.0.next(requests)? {
+            let pid = self.0.guard.pid;
+            let answer = match (frame, fd) {
+                (FromChild::Rootfs, _) => requests.open(Wanted::Rootfs, pid).map(Some),
+                (FromChild::BindSource(n), _) => {
+                    requests.open(Wanted::Source(n as usize), pid).map(Some)
+                }
+                (FromChild::CloneSource(n), _) => requests.clone_source(n as usize).map(Some),
+                (FromChild::Idmap(n), Some(tree)) => {
+                    requests.idmap(n as usize, tree, pid).map(|()| None)
+                }
+                (FromChild::HooksDue, _) => requests.hooks(pid).map(|()| None),
+                (other, _) => return Err(out_of_turn(&other)),
+            };
+            self.0.answer(answer)?;
+        }
+        Ok(self.0.ready())
+    }
+}
+
+/// The process joins a running container.
+#[derive(Debug)]
+pub(crate) struct Joining(Unready);
+
+impl Joining {
+    /// Answers requests until the process is ready.
+    pub(crate) fn wait(mut self, requests: &mut Entry<'_>) -> Result<Waiting> {
+        match self.0.next(requests)? {
+            None => Ok(self.0.ready()),
+            Some((other, _)) => Err(out_of_turn(&other)),
+        }
+    }
+}
+
+/// What a process that is not ready and its creator say to each other, whichever way it goes in.
+#[derive(Debug)]
+struct Unready {
     guard: Guard,
     channel: Channel,
     terminal: Option<OwnedFd>,
 }
 
-impl Building {
-    /// Answers requests until the process is ready.
-    pub(crate) fn wait(mut self, requests: &mut impl Requests) -> Result<Waiting> {
+impl Unready {
+    /// Answers what every process may ask. Returns a frame that only some may send, or `None` when the
+    /// process is ready.
+    fn next(&mut self, requests: &mut impl Limits) -> Result<Option<(FromChild, Option<OwnedFd>)>> {
         loop {
             let Some((frame, fd)) = self.receive()? else { return Err(self.death()) };
             let pid = self.guard.pid;
             match (frame, fd) {
-                (FromChild::Ready, _) => {
-                    let Self { guard, channel, terminal } = self;
-                    return Ok(Waiting { guard, channel, terminal });
-                }
+                (FromChild::Ready, _) => return Ok(None),
                 (FromChild::Failed(error), _) => return Err(error),
-                (FromChild::Warning(text), _) => requests.warn(text),
                 (FromChild::Terminal, Some(master)) => self.terminal = Some(master),
                 (FromChild::Reborn(pid), Some(pidfd)) => self.reborn(pid, pidfd)?,
-                (FromChild::Rootfs, _) => {
-                    self.answer(requests.open(Wanted::Rootfs, pid).map(Some))?;
-                }
-                (FromChild::BindSource(n), _) => {
-                    self.answer(requests.open(Wanted::Source(n as usize), pid).map(Some))?;
-                }
-                (FromChild::CloneSource(n), _) => {
-                    self.answer(requests.clone_source(n as usize).map(Some))?;
-                }
-                (FromChild::Idmap(n), Some(tree)) => {
-                    self.answer(requests.idmap(n as usize, tree, pid).map(|()| None))?;
-                }
                 (FromChild::OomScoreAdj, _) => {
                     self.answer(requests.oom_score_adj(pid).map(|()| None))?;
                 }
                 (FromChild::Rlimits, _) => self.answer(requests.rlimits(pid).map(|()| None))?,
-                (FromChild::HooksDue, _) => self.answer(requests.hooks(pid).map(|()| None))?,
-                (other, _) => return Err(out_of_turn(&other)),
+                (other, fd) => return Ok(Some((other, fd))),
             }
         }
+    }
+
+    fn ready(self) -> Waiting {
+        let Self { guard, channel, terminal } = self;
+        Waiting { guard, channel, terminal }
     }
 
     fn receive(&self) -> Result<Option<(FromChild, Option<OwnedFd>)>> {
@@ -247,8 +268,8 @@ impl Waiting {
     }
 
     /// Executes the program of a process that nobody else starts (exec's).
-    pub(crate) fn start(self, requests: &mut impl Requests) -> Result<Running> {
-        start(&self.channel, self.guard.pid, self.guard.pidfd(), requests)?;
+    pub(crate) fn start(self, agent: &Agent<'_>) -> Result<Running> {
+        start(&self.channel, self.guard.pid, self.guard.pidfd(), agent)?;
         Ok(self.into_parts().0)
     }
 
@@ -280,18 +301,18 @@ pub(crate) fn start(
     channel: &Channel,
     pid: i32,
     pidfd: BorrowedFd<'_>,
-    requests: &mut impl Requests,
+    agent: &Agent<'_>,
 ) -> Result<()> {
     const WHAT: &str = "the container's process";
     match channel.send(&FromCreator::Start, None) {
         // It is gone; perhaps it has said why.
         Err(failure) if failure.errno == Errno::EPIPE => {
-            watch(channel, pid, pidfd, requests)?;
+            watch(channel, pid, pidfd, agent)?;
             Err(gone(failure)).context("start", WHAT)
         }
         sent => {
             sent.context("start", WHAT)?;
-            watch(channel, pid, pidfd, requests)
+            watch(channel, pid, pidfd, agent)
         }
     }
 }
@@ -301,18 +322,20 @@ pub(crate) fn watch(
     channel: &Channel,
     pid: i32,
     pidfd: BorrowedFd<'_>,
-    requests: &mut impl Requests,
+    agent: &Agent<'_>,
 ) -> Result<()> {
     const WHAT: &str = "the container's process";
     loop {
         match channel.receive().context("hear from", WHAT)? {
             None => return Ok(()),
             Some((FromChild::Failed(error), _)) => return Err(error),
-            Some((FromChild::Warning(text), _)) => requests.warn(text),
             Some((FromChild::Listener { number, flag }, _)) => {
-                channel.send(&FromCreator::Done, None).context("answer", WHAT)?;
+                // Without that power it takes a dumpable process to copy a descriptor from.
+                let traces = caps::permitted()? & caps::SYS_PTRACE != 0;
+                let answer = if traces { FromCreator::Done } else { FromCreator::Show };
+                channel.send(&answer, None).context("answer", WHAT)?;
                 let listener = fetch_listener(channel, pidfd, number)?;
-                requests.listener(listener, pid)?;
+                agent.give(listener, pid)?;
                 raise(pid, flag).context("release", WHAT)?;
             }
             Some((other, _)) => return Err(out_of_turn(&other)),
@@ -324,26 +347,24 @@ pub(crate) fn watch(
 /// own `sendmsg` may be one of the calls that wait for the listener. So we look, briefly and often.
 fn fetch_listener(channel: &Channel, pidfd: BorrowedFd<'_>, number: i32) -> Result<OwnedFd> {
     const LOOKS: u32 = 20_000;
+    const LISTENER: &str = "the seccomp listener";
+    let mut last = Failure { call: "pidfd_getfd", errno: Errno::EBADF };
     for _ in 0..LOOKS {
         match sys::fd::get_from(pidfd, number) {
-            Err(Failure { errno: Errno::EBADF, .. }) => {}
-            other => return other.context("fetch", "the seccomp listener"),
+            // EPERM: it is not dumpable yet, as asked by `Show`.
+            Err(failure) if matches!(failure.errno, Errno::EBADF | Errno::EPERM) => last = failure,
+            other => return other.context("fetch", LISTENER),
         }
         // A frame or end of file here means that the filter was refused: the caller will read why.
-        if channel.wait(0).context("wait for", "the seccomp listener")? {
+        if channel.wait(0).context("wait for", LISTENER)? {
+            if let Some(error) = last_words(channel) {
+                return Err(error);
+            }
             break;
         }
         std::thread::sleep(std::time::Duration::from_micros(500));
     }
-    match channel.receive().context("hear from", "the container's process")? {
-        Some((FromChild::Failed(error), _)) => Err(error),
-        _ => Err(Error::new(
-            ErrorKind::System,
-            "fetch",
-            "the seccomp listener",
-            "it did not appear in the container's process",
-        )),
-    }
+    Err(Error::system("fetch", LISTENER, last))
 }
 
 /// Writes a one to the word at `flag` in the memory of `pid`. process_vm_writev(2).

@@ -164,7 +164,7 @@ pub(crate) fn c_string(bytes: &[u8], field: impl FnOnce() -> String) -> Result<C
 /// What the child may ask of a creator that has more power than it has inside its user namespace.
 pub(crate) trait Creator {
     fn set_oom_score_adj(&mut self) -> Result<()>;
-    fn set_rlimits(&mut self) -> Result<()>;
+    fn raise_rlimits(&mut self) -> Result<()>;
 }
 
 impl Program {
@@ -183,7 +183,7 @@ impl Program {
     /// the container may have, except the one capability in the module's text.
     pub(crate) fn confine(&self, creator: &mut impl Creator) -> Result<()> {
         self.give_standard_streams()?;
-        self.set_rlimits(creator)?;
+        self.raise_rlimits(creator)?;
         self.capabilities.drop_bounding()?;
         self.set_user()?;
         let hold =
@@ -208,10 +208,10 @@ impl Program {
         }
     }
 
-    fn set_rlimits(&self, creator: &mut impl Creator) -> Result<()> {
-        match rlimits::apply(&self.rlimits, None) {
-            // Raising a hard limit takes a capability outside the user namespace.
-            Err(error) if error.errno() == Some(Errno::EPERM) => creator.set_rlimits(),
+    fn raise_rlimits(&self, creator: &mut impl Creator) -> Result<()> {
+        match rlimits::raise(&self.rlimits, None) {
+            // It takes a capability outside the user namespace.
+            Err(error) if error.errno() == Some(Errno::EPERM) => creator.raise_rlimits(),
             other => other,
         }
     }
@@ -351,6 +351,11 @@ impl Program {
         let home = home_of(&passwd, self.uid.as_raw()).unwrap_or(b"/");
         // A NUL byte in the image's file: as good as no entry.
         self.env.push(CString::new([NAME, home].concat()).unwrap_or_else(|_| c"HOME=/".to_owned()));
+    }
+
+    /// Takes on the resource limits, which leave no room for the runtime's own needs.
+    pub(crate) fn set_rlimits(&self) -> Result<()> {
+        rlimits::set(&self.rlimits)
     }
 
     /// Installs the filter. Returns its listener.
