@@ -10,6 +10,8 @@
 //! [`parse_config`]; the way there and back is the identity.
 
 mod json;
+#[cfg(test)]
+mod mutants;
 mod schema;
 
 use std::fs::File;
