@@ -101,8 +101,8 @@ fn run_one(options: &Options) -> Result<i32, String> {
     }
     let runtime = options.runtime.clone().or_else(|| std::env::var_os("RUNTIME").map(Into::into));
     let runtime = find(&runtime.unwrap_or_else(own_runtime))?;
-    let plan = options.plan(runtime);
-    let place = Place::new()
+    let plan = options.plan(runtime.clone());
+    let place = Place::new(&[runtime])
         .map_err(|error| format!("prepare a place for tests (root is needed): {error}"))?;
     let started = std::time::Instant::now();
     if !options.summary {
@@ -133,11 +133,13 @@ fn compare_all(options: &Options) -> Result<i32, String> {
     if options.others.is_empty() {
         return Err("compare needs runtimes".into());
     }
-    let place = Place::new()
+    let found = options.others.iter().map(|name| find(&PathBuf::from(name)));
+    let runtimes = found.collect::<Result<Vec<_>, _>>()?;
+    let place = Place::new(&runtimes)
         .map_err(|error| format!("prepare a place for tests (root is needed): {error}"))?;
     let mut columns = Vec::new();
-    for name in &options.others {
-        let plan = options.plan(find(&PathBuf::from(name))?);
+    for (name, runtime) in options.others.iter().zip(runtimes) {
+        let plan = options.plan(runtime);
         eprintln!("# running {name}");
         columns.push((name.clone(), runner::run(&place, &plan, |_, _| {})));
     }

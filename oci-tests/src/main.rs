@@ -26,6 +26,7 @@ mod probe;
 #[cfg(target_arch = "x86_64")]
 mod ptrace;
 mod runner;
+mod shield;
 mod sys;
 mod worker;
 

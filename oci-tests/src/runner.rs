@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::chapters;
 use crate::lab::Kind;
 use crate::lab::cgroups::{self, Layout};
+use crate::shield::Shield;
 use crate::worker::{self, Job};
 
 /// How a test ended.
@@ -58,6 +59,7 @@ pub struct Plan {
 
 /// The run's own mount namespace and directory.
 pub struct Place {
+    shield: Option<Shield>,
     base: PathBuf,
     word: String,
 }
@@ -67,7 +69,8 @@ impl Place {
     ///
     /// The private /dev is for the machine's sake: a runtime that gives the standard streams to the
     /// container's root would otherwise change the owner of the machine's /dev/null.
-    pub fn new() -> io::Result<Self> {
+    /// Everything else of the machine is read-only, see [`crate::shield`].
+    pub fn new(runtimes: &[PathBuf]) -> io::Result<Self> {
         let word = format!("ocitests{}", std::process::id());
         let base = PathBuf::from("/tmp").join(&word);
         unshare(CloneFlags::CLONE_NEWNS)?;
@@ -81,13 +84,15 @@ impl Place {
         for hierarchy in cgroups::hierarchies() {
             fs::create_dir(hierarchy.point.join(&word))?;
         }
-        Ok(Self { base, word })
+        let shield = Some(Shield::raise(&base, runtimes)?);
+        Ok(Self { shield, base, word })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         cgroups::remove(&self.word);
+        drop(self.shield.take());
         let _ = umount2(&self.base, MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.base);
     }

@@ -27,6 +27,29 @@ pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// Makes the mount at `path` read-only, or writable again. mount_setattr(2).
+pub fn set_read_only(path: &std::path::Path, read_only: bool) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    /// Of `linux/mount.h`.
+    const MOUNT_ATTR_RDONLY: u64 = 1;
+    let (set, clear) = if read_only { (MOUNT_ATTR_RDONLY, 0) } else { (0, MOUNT_ATTR_RDONLY) };
+    let attributes =
+        libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: path and attributes live through the call, and the size of the latter is passed.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            0u32,
+            &raw const attributes,
+            std::mem::size_of::<libc::mount_attr>(),
+        )
+    };
+    if answer == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// The columns and rows of the terminal behind `fd`.
 pub fn window_size(fd: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
     let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
