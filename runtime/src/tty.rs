@@ -15,14 +15,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
-use nix::sys::stat::{Mode, SFlag, fstat, major, minor};
+use nix::sys::stat::{SFlag, fstat, major, minor};
 use nix::sys::statfs::{FsType, fstatfs};
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use nix::unistd::{Uid, dup2_stderr, dup2_stdin, dup2_stdout, fchown};
 
-use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use crate::sys;
 
 /// Device number of every `ptmx` node (`Documentation/admin-guide/devices.txt`).
@@ -43,11 +43,7 @@ struct Pty {
 impl Pty {
     /// Opens a pair from `/dev/ptmx` of the calling process' own root.
     fn open() -> Result<Self> {
-        let path = Path::new("/dev/ptmx");
-        let ptmx = open(path, OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC, Mode::empty())
-            .call("openat")
-            .context("open", quote(path))?;
-        Self::unlocked(ptmx)
+        Self::unlocked(open_ptmx(c"/dev/ptmx").context("open", "\"/dev/ptmx\"")?)
     }
 
     /// Makes a pair out of an opened `ptmx` of a devpts mount (`/dev/pts/ptmx` of a container).
@@ -110,19 +106,27 @@ impl AsFd for Pty {
     }
 }
 
+/// Opens a multiplexer by its name in the calling process' root, without magic links: where
+/// `/dev/pts` is a link of the tenant to `/proc/1/root/dev/pts`, a container that shares the host's
+/// pid namespace would get a terminal of the host's devpts.
+fn open_ptmx(path: &std::ffi::CStr) -> sys::Result<OwnedFd> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let resolve = libc::RESOLVE_NO_MAGICLINKS;
+    sys::openat2::openat2(nix::fcntl::AT_FDCWD, path, flags.bits(), 0, resolve)
+}
+
 /// Makes a terminal from the devpts of the calling process' root: the container's, after
 /// `pivot_root`. Returns the master and the slave end; 0 by 0 leaves the size alone.
 ///
 /// # Errors
 /// `ENOENT` when `/dev/pts` has no devpts and there is no `/dev/ptmx` either.
 pub(crate) fn open_inside(rows: u16, columns: u16) -> Result<(OwnedFd, OwnedFd)> {
-    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let pty = match open("/dev/pts/ptmx", flags, Mode::empty()) {
+    let pty = match open_ptmx(c"/dev/pts/ptmx") {
         Ok(ptmx) => Pty::open_in(ptmx)?,
         // A configuration without a devpts mount may still bring the host's /dev.
-        Err(Errno::ENOENT | Errno::ENOTDIR) => Pty::open()?,
-        Err(errno) => {
-            return Err(errno).call("openat").context("open", "\"/dev/pts/ptmx\"");
+        Err(Failure { errno: Errno::ENOENT | Errno::ENOTDIR, .. }) => Pty::open()?,
+        Err(failure) => {
+            return Err(Error::system("open", "\"/dev/pts/ptmx\"", failure));
         }
     };
     if rows != 0 || columns != 0 {
