@@ -424,12 +424,11 @@ impl Container {
         if program.terminal.is_some() && !options.foreground && options.console_socket.is_none() {
             return Err(create::no_console());
         }
-        let target = exec::Target { pid: self.record.pid, pidfd: self.pidfd()? };
+        let record = &self.record;
+        let target = exec::Target { pid: record.pid, pidfd: self.pidfd()? };
         let exec_plan = exec::Plan {
             program,
-            keyring: (!self.record.options.no_new_keyring)
-                .then(|| Keyring::plan(&self.record.id, in_user_namespace))
-                .transpose()?,
+            keyring: Keyring::plan(&record.id, record.options.keyring, in_user_namespace)?,
             namespaces: self.foreign_namespaces(listed, &host),
             chroot: self.record.options.chroot,
         };

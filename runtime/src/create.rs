@@ -149,7 +149,7 @@ fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: plan.cgroup.recorded(),
         options: Options {
-            no_new_keyring: options.no_new_keyring,
+            keyring: plan.keyring.as_ref().map(|keyring| keyring.number),
             systemd_cgroup: options.systemd_cgroup,
             own_pid_namespace: plan.namespaces.creates(libc::CLONE_NEWPID),
             chroot: options.no_pivot || !plan.namespaces.creates(libc::CLONE_NEWNS),

@@ -1,5 +1,7 @@
 //! Facts of this machine and of the creator, read once.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+
 use nix::unistd::{Gid, Uid, getegid, geteuid};
 
 use crate::caps;
@@ -20,6 +22,8 @@ pub(crate) struct Host {
     pub initial_user_namespace: bool,
     /// Security modules in force.
     pub modules: Modules,
+    /// A number that nobody can guess, for names.
+    pub chance: u64,
     /// The host's procfs.
     pub proc: Procfs,
 }
@@ -34,6 +38,8 @@ impl Host {
             layout: Layout::detect()?,
             initial_user_namespace: in_initial_user_namespace(),
             modules: Modules::probe(),
+            // The standard library's hash keys come from getrandom(2).
+            chance: RandomState::new().build_hasher().finish(),
             proc: Procfs::open()?,
         })
     }

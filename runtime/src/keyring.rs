@@ -2,7 +2,11 @@
 //!
 //! See [session-keyring(7)](https://man7.org/linux/man-pages/man7/session-keyring.7.html). Without one
 //! of its own a container possesses the creator's session keyring and can read the keys in it. Each
-//! container gets `_ses.ID`; `exec` joins the same one by name.
+//! container gets `_ses.ID.NUMBER`; `exec` joins the same one by name.
+//!
+//! The number cannot be guessed. Joining by name makes a keyring only if there is none of that name in
+//! the user namespace: with the id alone, a container of the same id under another state root would
+//! share its keys, and a tenant could have the keyring ready before its victim is created.
 //!
 //! Joining by name finds only keyrings that the caller may search, and the default permissions of a
 //! session keyring do not include it. The search bit is therefore added: for the owning user, or for
@@ -25,15 +29,27 @@ const OTHER_SEARCH: u32 = 0x0000_0008;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Keyring {
     name: CString,
+    /// In the name; the container's record keeps it.
+    pub(crate) number: u64,
     search: u32,
 }
 
 impl Keyring {
-    /// The keyring of a container. A valid id has no NUL byte.
-    pub(crate) fn plan(id: &str, user_namespace: bool) -> Result<Self> {
-        let name = CString::new(format!("_ses.{id}"))
+    /// The keyring of a container whose number is in its record; none without a number. A valid id
+    /// has no NUL byte.
+    pub(crate) fn plan(
+        id: &str,
+        number: Option<u64>,
+        user_namespace: bool,
+    ) -> Result<Option<Self>> {
+        let Some(number) = number else { return Ok(None) };
+        let name = CString::new(format!("_ses.{id}.{number:016x}"))
             .map_err(|_| Error::invalid("container id", "contains a NUL byte"))?;
-        Ok(Self { name, search: if user_namespace { OTHER_SEARCH } else { USER_SEARCH } })
+        Ok(Some(Self {
+            name,
+            number,
+            search: if user_namespace { OTHER_SEARCH } else { USER_SEARCH },
+        }))
     }
 
     /// Makes it the session keyring of this process. A kernel without keyrings has nothing to keep
@@ -81,18 +97,18 @@ mod tests {
     fn two_joins_by_name_are_one_keyring_and_another_name_is_another() {
         in_child(|| {
             let join = |name: &str| {
-                Keyring::plan(name, false).unwrap().join().unwrap();
-                let name = CString::new(format!("_ses.{name}")).unwrap();
+                Keyring::plan(name, Some(1), false).unwrap().unwrap().join().unwrap();
+                let name = CString::new(format!("_ses.{name}.{:016x}", 1)).unwrap();
                 sys::join_session_keyring(&name).unwrap()
             };
             let id = format!("bulkhead-test-{}", std::process::id());
             let first = join(&id);
             // Again by name, from another one, as `exec` does.
             let other = join(&format!("{id}.other"));
-            let again = Keyring::plan(&id, false).unwrap();
+            let again = Keyring::plan(&id, Some(1), false).unwrap().unwrap();
             again.join().unwrap();
             let text = String::from_utf8(sys::describe(first).unwrap()).unwrap();
-            assert!(text.ends_with(&id), "{text}");
+            assert!(text.contains(&id), "{text}");
             assert_eq!(permissions(text.as_bytes()).unwrap() & USER_SEARCH, USER_SEARCH);
             assert_eq!(first, other);
         });

@@ -98,8 +98,8 @@ pub(crate) fn plan(
         }
         _ => None,
     };
-    let keyring =
-        (!options.no_new_keyring).then(|| Keyring::plan(id, in_user_namespace)).transpose()?;
+    let number = (!options.no_new_keyring).then_some(host.chance);
+    let keyring = Keyring::plan(id, number, in_user_namespace)?;
     Ok(Plan {
         id: id.to_owned(),
         rootfs: mounts.rootfs().to_owned(),

@@ -75,7 +75,8 @@ pub(crate) struct Record {
 /// What later commands must know of the `create` call and the configuration.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Options {
-    pub no_new_keyring: bool,
+    /// The number in the name of the session keyring; absent when that is the creator's.
+    pub keyring: Option<u64>,
     pub systemd_cgroup: bool,
     /// Whether the init process is pid 1 of its own pid namespace.
     pub own_pid_namespace: bool,

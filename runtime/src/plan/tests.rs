@@ -21,6 +21,7 @@ fn host(uid: u32) -> Host {
         layout: Layout { v1: Vec::new(), unified: Some(unified) },
         initial_user_namespace: true,
         modules: Modules { apparmor: false, selinux: false },
+        chance: 4711,
         proc: Procfs::open().unwrap(),
     }
 }
