@@ -136,15 +136,18 @@ pub(crate) fn open_inside(rows: u16, columns: u16) -> Result<(OwnedFd, OwnedFd)>
     Ok((pty.into_master(), slave))
 }
 
-/// Gives `slave` to the container's user, makes it the controlling terminal of the calling session
-/// leader, and its standard streams.
-pub(crate) fn take(slave: OwnedFd, owner: Uid) -> Result<()> {
+/// Gives `slave` to the container's user and makes it the standard streams.
+pub(crate) fn connect(slave: OwnedFd, owner: Uid) -> Result<()> {
     // The group stays devpts's: `tty`, for programs that write to terminals.
     fchown(&slave, Some(owner), None).call("fchown").context("give away", "terminal")?;
-    sys::tty::set_controlling(slave.as_fd()).context("set", "controlling terminal")?;
     dup2_stdin(&slave).call("dup2").context("connect", "standard input")?;
     dup2_stdout(&slave).call("dup2").context("connect", "standard output")?;
     dup2_stderr(&slave).call("dup2").context("connect", "standard error")
+}
+
+/// Makes the terminal on standard input the controlling one of the calling session leader.
+pub(crate) fn control() -> Result<()> {
+    sys::tty::set_controlling(std::io::stdin().as_fd()).context("set", "controlling terminal")
 }
 
 fn device(fd: &OwnedFd, subject: &str) -> Result<(u64, u64)> {

@@ -423,7 +423,7 @@ fn beneath(path: &[u8], parent: &[u8]) -> bool {
 
 /// A path of the container without its leading slash, `.`, `..` and doubled slashes. A relative
 /// path is relative to the root.
-fn clean(path: &Path, field: &str) -> Result<CString> {
+pub(crate) fn clean(path: &Path, field: &str) -> Result<CString> {
     if path.as_os_str().is_empty() {
         return Err(Error::invalid(field, "is empty"));
     }

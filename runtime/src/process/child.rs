@@ -172,7 +172,8 @@ fn take_terminal(plan: &Plan, inside: &mount::Inside, channel: &Channel) -> Resu
     if plan.namespaces.creates(libc::CLONE_NEWNS) {
         inside.console(slave.as_fd())?;
     }
-    tty::take(slave, plan.program.uid)
+    tty::connect(slave, plan.program.uid)?;
+    tty::control()
 }
 
 /// After `start`: hooks, filter, program. Returns only an error.

@@ -4,8 +4,10 @@
 //! weaker than the first. Their order is forced by who can see the process (CVE-2016-9962,
 //! CVE-2019-5736): it is cloned into the container's cgroup, but outside of its pid namespace; there it
 //! joins every other namespace by one `setns` on the init's pidfd, takes root and working directory
-//! inside, and closes every descriptor of the host. Only then it enters the pid namespace, which takes
-//! a second fork, and becomes visible: not dumpable, with nothing of the host to be found.
+//! inside, closes every descriptor of the host, and takes on its credentials. Only then it enters the pid
+//! namespace, which takes a second fork, and becomes visible: not dumpable, with nothing of the host to
+//! be found and no power that the container does not have (but the one capability that
+//! [`crate::process::program`] tells of).
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -154,16 +156,20 @@ fn join(plan: &Plan, outside: &Outside<'_>, channel: &Channel) -> Result<()> {
     }
 }
 
-/// Becomes a process of the container: in its pid namespace, with its credentials.
+/// Becomes a process of the container: with its credentials, then in its pid namespace. The other way
+/// round its processes would see one that holds all of the creator's capabilities.
 fn appear(plan: &Plan, channel: &Channel, proof: &SingleThreaded) -> Result<(Program, CString)> {
+    let mut program = plan.program.clone();
+    connect_terminal(&program, channel)?;
+    program.add_home();
+    program.confine(&mut Asker { channel })?;
     if plan.namespaces & libc::CLONE_NEWPID != 0 {
         join::fork_again(channel, proof)?;
     }
     nix::unistd::setsid().call("setsid").context("make", "a session")?;
-    let mut program = plan.program.clone();
-    take_terminal(&program, channel)?;
-    program.add_home();
-    program.confine(&mut Asker { channel })?;
+    if program.terminal.is_some() {
+        tty::control()?;
+    }
     program.enter_cwd()?;
     let path = program.resolve()?;
     Ok((program, path))
@@ -175,11 +181,11 @@ fn enter_root(root: BorrowedFd<'_>) -> Result<()> {
     nix::unistd::chdir("/").call("chdir").context("enter", "the container's root")
 }
 
-fn take_terminal(program: &Program, channel: &Channel) -> Result<()> {
+fn connect_terminal(program: &Program, channel: &Channel) -> Result<()> {
     let Some(size) = program.terminal else { return Ok(()) };
     let (master, slave) = tty::open_inside(size.rows, size.columns)?;
     channel.send(&FromChild::Terminal, Some(master.as_fd())).context("send", "the terminal")?;
-    tty::take(slave, program.uid)
+    tty::connect(slave, program.uid)
 }
 
 /// An error for a container that cannot be joined.

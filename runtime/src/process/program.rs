@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open};
 use nix::sys::personality::Persona;
 use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::unistd::{AccessFlags, Gid, Uid, faccessat, fchown, setresgid, setresuid};
@@ -27,6 +27,8 @@ use oci_spec::runtime::Process;
 use crate::caps::{self, Capabilities};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use crate::lsm;
+use crate::mount;
+use crate::mount::attach::{self, Links};
 use crate::procfs::Procfs;
 use crate::rlimits;
 use crate::seccomp;
@@ -259,19 +261,20 @@ impl Program {
         setresuid(uid, uid, uid).call("setresuid").context("set", format!("process.user.uid {uid}"))
     }
 
-    /// Changes to the working directory, which is made when it is missing. Called inside the
-    /// container's root, with the power of its root user.
+    /// Makes the working directory when it is missing. Called inside the container's root, with the power
+    /// of its root user: so never through a magic link, which in a container that sees the host's
+    /// processes may lead to the host's files.
     pub(crate) fn make_cwd(&self) -> Result<()> {
-        let cwd = quote(std::ffi::OsStr::from_bytes(self.cwd.as_bytes()));
-        match nix::unistd::chdir(self.cwd.as_c_str()) {
-            Err(Errno::ENOENT) => {
-                std::fs::create_dir_all(std::ffi::OsStr::from_bytes(self.cwd.as_bytes()))
-                    .call("mkdir")
-                    .context("create process.cwd", &cwd)
-            }
-            // The user of the container may be allowed where its root is not (NFS, user namespaces).
-            Ok(()) | Err(Errno::EACCES) => Ok(()),
-            other => other.call("chdir").context("enter process.cwd", &cwd),
+        let cwd = std::path::Path::new(std::ffi::OsStr::from_bytes(self.cwd.as_bytes()));
+        let root = open("/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let root = root.call("open").context("open", "the container's root")?;
+        let path = mount::clean(cwd, "process.cwd")?;
+        match attach::make_directory(root.as_fd(), &path, Links::Follow) {
+            Ok(_) => Ok(()),
+            // The user of the container may be allowed where its root is not (NFS, user namespaces). A way
+            // through a magic link of procfs is for `enter_cwd` to judge; nothing is made there.
+            Err(failure) if matches!(failure.errno, Errno::EACCES | Errno::ELOOP) => Ok(()),
+            Err(failure) => Err(Error::system("make process.cwd", quote(cwd), failure)),
         }
     }
 
