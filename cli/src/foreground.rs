@@ -57,9 +57,15 @@ impl Foreground {
     }
 
     /// Relays signals, the terminal and notifications until `process` has ended; returns its exit
-    /// code, 128 + N when signal N ended it.
-    pub fn relay(&self, mut process: Process, proxy: Option<Proxy>) -> Result<u8, Failure> {
+    /// code, 128 + N when signal N ended it. `confine` is called once all that it takes is open.
+    pub fn relay(
+        &self,
+        mut process: Process,
+        proxy: Option<Proxy>,
+        confine: impl FnOnce(),
+    ) -> Result<u8, Failure> {
         let screen = process.terminal.take().map(Screen::new).transpose()?;
+        confine();
         Relay { signals: &self.signals, process, proxy, screen, ended: None, hurry: false }.run()
     }
 }

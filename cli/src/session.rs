@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use runtime::{Call, Container, Context, Rootless, quote};
+use runtime::{Call, Container, Context, Rootless, Then, quote};
 
 use crate::environment::Environment;
 use crate::log::{Level, Log};
@@ -143,6 +143,13 @@ impl Session {
             log: self.log.clone(),
             warnings: Level::Debug,
             ..*self
+        }
+    }
+
+    /// Gives up what relaying does not need. A kernel that cannot is no reason to end a container.
+    pub fn confine(&self, container: &Container, then: Then) {
+        if let Err(error) = container.confine_caller(then) {
+            self.log.warning(&error.to_string());
         }
     }
 

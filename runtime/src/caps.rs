@@ -24,6 +24,12 @@ use oci_spec::runtime::{Capabilities as Names, Capability as NamedCapability, Li
 use crate::error::{Call, Context, Error, Result};
 use crate::sys;
 
+/// The capability that overrides the permissions of files, as a mask.
+pub(crate) const DAC_OVERRIDE: u64 = 1 << 1;
+
+/// The capability that signals processes of other users, as a mask.
+pub(crate) const KILL: u64 = 1 << 5;
+
 /// The capability that installs a filter without `no_new_privs`, as a mask.
 pub(crate) const SYS_ADMIN: u64 = 1 << 21;
 

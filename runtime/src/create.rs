@@ -12,11 +12,12 @@ use std::time::SystemTime;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use crate::cgroup::{Cgroup, Recorded};
-use crate::container::{CreateOptions, Process, Start};
+use crate::container::Process;
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use crate::hooks::Kind;
 use crate::host::Host;
 use crate::lifecycle::Hooks;
+use crate::options::{CreateOptions, Start};
 use crate::plan::{self, Plan};
 use crate::process::channel::Channel;
 use crate::process::child::{self, Inherited, Waits};

@@ -14,11 +14,13 @@ mod hooks;
 mod host;
 mod idmap;
 mod keyring;
+mod landlock;
 mod lifecycle;
 mod lsm;
 mod mount;
 mod namespaces;
 mod notify;
+mod options;
 mod plan;
 mod process;
 mod procfs;
@@ -36,14 +38,14 @@ mod timestamp;
 mod tty;
 mod uts;
 mod validate;
+mod watcher;
 
 pub use cgroup::stats::Stats;
 pub use children::{keep_child_statuses, reap_child};
-pub use container::{
-    Container, CreateOptions, ExecOptions, Listing, Process, Report, Rootless, Start, Status,
-};
+pub use container::{Container, Listing, Process, Report, Status};
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
+pub use options::{CreateOptions, ExecOptions, Rootless, Start, Then};
 pub use seal::protect_own_binary;
 pub use spec::{Config, load_config, load_process, load_resources, parse_config};
 pub use timestamp::{rfc3339, rfc3339_nano};

@@ -9,16 +9,17 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
 
 use crate::caps;
 use crate::cgroup::{self, Permission};
-use crate::container::{CreateOptions, Rootless};
 use crate::error::{Call, Context, Error, Result, quote};
 use crate::host::Host;
 use crate::idmap::{self, Maps, Writer};
 use crate::keyring::Keyring;
+use crate::landlock;
 use crate::lifecycle::Hooks;
 use crate::lsm;
 use crate::mount;
 use crate::namespaces::{self, Order};
 use crate::notify;
+use crate::options::{CreateOptions, Rootless};
 use crate::process::program::{self, Inherit, Program};
 use crate::procfs::Procfs;
 use crate::seccomp;
@@ -167,8 +168,10 @@ pub(crate) fn process(
 ) -> Result<Program> {
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = seccomp.map(|profile| seccomp::plan(profile, warnings)).transpose()?;
+    let rules = spec.annotations().as_ref().and_then(|map| map.get(landlock::ANNOTATION));
+    let rules = rules.map(|value| landlock::plan(value)).transpose()?;
     let labels = lsm::Labels::plan(process, "process.", host.modules)?;
-    let mut program = program::plan(process, filter, labels, personality(spec), inherit)?;
+    let mut program = program::plan(process, filter, rules, labels, personality(spec), inherit)?;
     let grantable = if in_user_namespace { caps::ALL } else { host.permitted };
     program.capabilities = program.capabilities.restrict(grantable, warnings);
     Ok(program)

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat};
 use nix::sys::stat::{FchmodatFlags, Mode};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
@@ -306,6 +306,13 @@ impl StateDir {
             Ok(()) | Err(Errno::ENOENT) => Ok(()),
             other => other.call("rmdir").context("remove", context()),
         }
+    }
+
+    /// The state root.
+    pub(crate) fn root(&self) -> Result<OwnedFd> {
+        let root = self.path.parent().unwrap_or(&self.path);
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        open(root, flags, Mode::empty()).call("open").context("open", subject(root))
     }
 
     /// Whether the start socket's file exists.

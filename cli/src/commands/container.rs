@@ -5,7 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
-use runtime::{Call, Container, Context, CreateOptions, ErrorKind, Start, load_config, quote};
+use runtime::{
+    Call, Container, Context, CreateOptions, ErrorKind, Start, Then, load_config, quote,
+};
 
 use crate::environment::Environment;
 use crate::foreground::{Foreground, check_terminal};
@@ -101,7 +103,10 @@ pub fn run(session: &Session, id: &str, options: CreateOptions, life: Life) -> R
             Ok(proxy)
         });
     let ended = started.and_then(|proxy| match (&foreground, proxy) {
-        (Some(foreground), proxy) => foreground.relay(process, proxy),
+        (Some(foreground), proxy) => {
+            // Also with `--keep`: a failure to relay ends and deletes the container.
+            foreground.relay(process, proxy, || session.confine(&container, Then::Delete))
+        }
         (None, Some(proxy)) => {
             let pid = u32::try_from(process.pid).expect("a pid is positive");
             proxy.wait(std::os::fd::AsFd::as_fd(&process.pidfd), pid).map(|()| 0)

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
-use runtime::{Container, ExecOptions, load_process};
+use runtime::{Container, ExecOptions, Then, load_process};
 
 use crate::argv::Order;
 use crate::foreground::{Foreground, check_terminal};
@@ -108,7 +108,9 @@ impl super::Command for Exec {
         };
         let process = session.warned(|warnings| container.exec(options, warnings))?;
         match foreground {
-            Some(foreground) => foreground.relay(process, None),
+            Some(foreground) => {
+                foreground.relay(process, None, || session.confine(&container, Then::Leave))
+            }
             None => Ok(0),
         }
     }

@@ -15,6 +15,7 @@ mod hooks;
 mod idmap;
 #[cfg(target_arch = "x86_64")]
 pub mod injection;
+mod landlock;
 mod lifecycle;
 mod limits;
 mod mount_options;
@@ -35,7 +36,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 26] = [
+    let chapters: [fn() -> Vec<Test>; 27] = [
         config::tests,
         process::tests,
         limits::tests,
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Test> {
         sigkill::tests,
         odd::tests,
         rootless::tests,
+        landlock::tests,
     ];
     let tests = chapters.iter().flat_map(|chapter| chapter());
     #[cfg(target_arch = "x86_64")]

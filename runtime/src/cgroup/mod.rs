@@ -76,6 +76,19 @@ pub(crate) struct RecordedGroup {
 #[serde(transparent)]
 pub(crate) struct Recorded(pub Vec<RecordedGroup>);
 
+impl Recorded {
+    /// The hierarchies that the directories are in.
+    pub(crate) fn roots(&self) -> Result<Vec<OwnedFd>> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let open_root = |group: &RecordedGroup| {
+            open(&group.mount_point, flags, Mode::empty())
+                .call("open")
+                .context("open cgroup hierarchy", quote(&group.mount_point))
+        };
+        self.0.iter().map(open_root).collect()
+    }
+}
+
 /// The directory of one hierarchy.
 #[derive(Debug)]
 struct Group {

@@ -7,8 +7,8 @@ use nix::unistd::Gid;
 
 use super::*;
 use crate::cgroup::layout::{Layout, Unified};
-use crate::container::Start;
 use crate::lsm::Modules;
+use crate::options::Start;
 use crate::spec::parse_config;
 
 /// A host with cgroup v2 and no security module, whoever runs the test.

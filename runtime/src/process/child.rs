@@ -184,9 +184,9 @@ fn start(plan: &Plan, program: &program::Program, path: &CString, starter: &Chan
     execute(program, path, starter)
 }
 
-/// Sets the last limits, installs the filter and executes. Nothing but `execve` runs under the filter, unless that fails.
+/// Takes on the last limits, installs the filter and executes. Nothing but `execve` runs under the filter, unless that fails.
 pub(crate) fn execute(program: &program::Program, path: &CString, starter: &Channel) -> Error {
-    if let Err(error) = program.set_rlimits() {
+    if let Err(error) = program.restrict() {
         return error;
     }
     let notifies = program.seccomp.as_ref().is_some_and(|filter| filter.notify.is_some());

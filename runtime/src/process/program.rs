@@ -26,6 +26,7 @@ use oci_spec::runtime::Process;
 
 use crate::caps::{self, Capabilities};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
+use crate::landlock;
 use crate::lsm;
 use crate::mount;
 use crate::mount::attach::{self, Links};
@@ -53,6 +54,7 @@ pub(crate) struct Program {
     pub oom_score_adj: Option<i32>,
     pub labels: lsm::Labels,
     pub seccomp: Option<seccomp::Filter>,
+    pub landlock: Option<landlock::Rules>,
     /// Descriptors from 3 that the caller of this program hands to the container.
     pub inherited_fds: u32,
 }
@@ -98,6 +100,7 @@ pub(crate) const DEFAULT_UMASK: u32 = 0o022;
 pub(crate) fn plan(
     process: &Process,
     seccomp: Option<seccomp::Filter>,
+    landlock: Option<landlock::Rules>,
     labels: lsm::Labels,
     personality: Option<Persona>,
     inherit: &Inherit,
@@ -145,6 +148,7 @@ pub(crate) fn plan(
         oom_score_adj: process.oom_score_adj(),
         labels,
         seccomp,
+        landlock,
         inherited_fds: inherit.checked()?,
     })
 }
@@ -188,8 +192,8 @@ impl Program {
         self.raise_rlimits(creator)?;
         self.capabilities.drop_bounding()?;
         self.set_user()?;
-        let hold =
-            if self.seccomp.is_some() && !self.no_new_privileges { caps::SYS_ADMIN } else { 0 };
+        let filtered = self.seccomp.is_some() || self.landlock.is_some();
+        let hold = if filtered && !self.no_new_privileges { caps::SYS_ADMIN } else { 0 };
         self.capabilities.set(hold)?;
         self.capabilities.raise_ambient()?;
         if self.no_new_privileges {
@@ -356,8 +360,9 @@ impl Program {
         self.env.push(CString::new([NAME, home].concat()).unwrap_or_else(|_| c"HOME=/".to_owned()));
     }
 
-    /// Takes on the resource limits, which leave no room for the runtime's own needs.
-    pub(crate) fn set_rlimits(&self) -> Result<()> {
+    /// Takes on what leaves no room for the runtime's own needs: Landlock rules, resource limits.
+    pub(crate) fn restrict(&self) -> Result<()> {
+        self.landlock.as_ref().map_or(Ok(()), landlock::Rules::apply)?;
         rlimits::set(&self.rlimits)
     }
 

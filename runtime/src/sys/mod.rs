@@ -10,6 +10,7 @@ pub(crate) mod children;
 pub(crate) mod clone;
 pub(crate) mod fd;
 pub(crate) mod keyring;
+pub(crate) mod landlock;
 pub(crate) mod mount;
 pub(crate) mod openat2;
 pub(crate) mod pidfd;
