@@ -167,7 +167,7 @@ pub(crate) fn process(
 ) -> Result<Program> {
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = seccomp.map(|profile| seccomp::plan(profile, warnings)).transpose()?;
-    let labels = lsm::Labels::plan(process, "process.", host.modules)?;
+    let labels = lsm::Labels::plan(process, spec.process().as_ref(), "process.", host.modules)?;
     let mut program = program::plan(process, filter, labels, personality(spec), inherit)?;
     let grantable = if in_user_namespace { caps::ALL } else { host.permitted };
     program.capabilities = program.capabilities.restrict(grantable, warnings);

@@ -1,5 +1,6 @@
 //! The tests, one file per chapter.
 
+mod apparmor;
 mod binds;
 mod cgroup_paths;
 mod cgroups;
@@ -35,9 +36,10 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 26] = [
+    let chapters: [fn() -> Vec<Test>; 27] = [
         config::tests,
         process::tests,
+        apparmor::tests,
         limits::tests,
         mounts::tests,
         binds::tests,
