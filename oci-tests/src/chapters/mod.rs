@@ -5,6 +5,7 @@ mod binds;
 mod cgroup_paths;
 mod cgroups;
 mod cgroups_v2;
+mod cgroups_v2_limits;
 mod config;
 mod contract;
 mod devices;
@@ -36,7 +37,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 27] = [
+    let chapters: [fn() -> Vec<Test>; 28] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Test> {
         cgroups::tests,
         cgroup_paths::tests,
         cgroups_v2::tests,
+        cgroups_v2_limits::tests,
         seccomp::tests,
         seccomp_notify::tests,
         paths::tests,
