@@ -20,8 +20,8 @@ use crate::check::{Res, Stop, View};
 use crate::lab::cgroups::{self, Layout};
 use crate::lab::{Lab, call};
 
-/// How long one test may take before it is killed.
-const DEADLINE: Duration = Duration::from_secs(90);
+/// How long one test may take before it is killed: a few seconds, many times that under emulation.
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The same with `INJECT` in the environment, see `chapters::injection`.
 const PATIENT: Duration = Duration::from_secs(3600);

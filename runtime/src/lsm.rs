@@ -44,18 +44,31 @@ pub(crate) struct Labels {
 }
 
 impl Labels {
-    /// The labels of a process. `unconfined` without AppArmor is what the process is anyway.
+    /// The labels of a process of a container whose own process is `init`. `unconfined` without
+    /// AppArmor is what the process is anyway.
+    ///
+    /// A process that names no label has the container's: it would otherwise run in the container
+    /// without the confinement of everything else there. Who wants that says `unconfined`.
     ///
     /// # Errors
     /// `Unsupported` for a label of a module that this host does not enforce.
-    pub(crate) fn plan(process: &Process, prefix: &str, modules: Modules) -> Result<Self> {
-        let given = |label: &Option<String>| label.clone().filter(|label| !label.is_empty());
-        let mut apparmor = given(process.apparmor_profile());
+    pub(crate) fn plan(
+        process: &Process,
+        init: Option<&Process>,
+        prefix: &str,
+        modules: Modules,
+    ) -> Result<Self> {
+        type Field = fn(&Process) -> &Option<String>;
+        let given = |field: Field| {
+            let named = |process| field(process).clone().filter(|label| !label.is_empty());
+            named(process).or_else(|| init.and_then(named))
+        };
+        let mut apparmor = given(Process::apparmor_profile);
         if !modules.apparmor {
             apparmor = apparmor.filter(|profile| profile != "unconfined");
             refuse(apparmor.as_deref(), &format!("{prefix}apparmorProfile"), "AppArmor")?;
         }
-        let selinux = given(process.selinux_label());
+        let selinux = given(Process::selinux_label);
         if !modules.selinux {
             refuse(selinux.as_deref(), &format!("{prefix}selinuxLabel"), "SELinux")?;
         }
@@ -137,7 +150,7 @@ mod tests {
     use super::*;
 
     fn labels(json: &str, modules: Modules) -> Result<Labels> {
-        Labels::plan(&serde_json::from_str(json).unwrap(), "process.", modules)
+        Labels::plan(&serde_json::from_str(json).unwrap(), None, "process.", modules)
     }
 
     #[test]
@@ -170,6 +183,28 @@ mod tests {
         }
         let unconfined = labels(&process(r#","apparmorProfile":"unconfined""#), both).unwrap();
         assert_eq!(unconfined.apparmor.as_deref(), Some("unconfined"));
+    }
+
+    #[test]
+    fn a_process_without_a_label_has_that_of_the_container() {
+        let process = |more: &str| -> Process {
+            let json = format!(r#"{{"user":{{"uid":0,"gid":0}},"cwd":"/"{more}}}"#);
+            serde_json::from_str(&json).unwrap()
+        };
+        let init = process(r#","apparmorProfile":"own","selinuxLabel":"a:b:c:s0""#);
+        let cases = [
+            ("", "own", "a:b:c:s0"),
+            (r#","apparmorProfile":"","selinuxLabel":"""#, "own", "a:b:c:s0"),
+            (r#","apparmorProfile":"other""#, "other", "a:b:c:s0"),
+            (r#","apparmorProfile":"unconfined""#, "unconfined", "a:b:c:s0"),
+            (r#","selinuxLabel":"d:e:f:s0""#, "own", "d:e:f:s0"),
+        ];
+        let modules = Modules { apparmor: true, selinux: true };
+        for (more, apparmor, selinux) in cases {
+            let labels = Labels::plan(&process(more), Some(&init), "process.", modules).unwrap();
+            assert_eq!(labels.apparmor.as_deref(), Some(apparmor), "{more}");
+            assert_eq!(labels.selinux.as_deref(), Some(selinux), "{more}");
+        }
     }
 
     #[test]

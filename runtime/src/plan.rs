@@ -170,7 +170,7 @@ pub(crate) fn process(
     let filter = seccomp.map(|profile| seccomp::plan(profile, warnings)).transpose()?;
     let rules = spec.annotations().as_ref().and_then(|map| map.get(landlock::ANNOTATION));
     let rules = rules.map(|value| landlock::plan(value)).transpose()?;
-    let labels = lsm::Labels::plan(process, "process.", host.modules)?;
+    let labels = lsm::Labels::plan(process, spec.process().as_ref(), "process.", host.modules)?;
     let mut program = program::plan(process, filter, rules, labels, personality(spec), inherit)?;
     let grantable = if in_user_namespace { caps::ALL } else { host.permitted };
     program.capabilities = program.capabilities.restrict(grantable, warnings);

@@ -1,4 +1,5 @@
-//! config-linux.md, control groups on the v1 controllers that this machine has.
+//! config-linux.md, control groups: files of the v1 controllers that this machine has, and what limits
+//! do, whichever hierarchy their controllers are in.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::check::{Res, Test, ensure, eq, has, same, skip, test};
-use crate::lab::cgroups::v1;
+use crate::lab::cgroups::{either, v1};
 
 /// A limit: section, row, field below `resources`, value, controller, file, what the file then says.
 type Knob =
@@ -166,7 +167,7 @@ fn enforced() -> Vec<Test> {
             "F33",
             "a process that needs more than the limit is killed",
             |lab| {
-                v1("memory", "/")?;
+                either("memory", "/")?;
                 let seen = lab.probe(&["allocate 8", "allocate 100"], |spec| {
                     spec["linux"]["resources"] =
                         json!({ "memory": { "limit": 33_554_432, "swap": 33_554_432 } });
@@ -194,7 +195,7 @@ fn enforced() -> Vec<Test> {
             },
         ),
         test("config-linux#pids", "F45", "no more tasks than the limit can exist", |lab| {
-            v1("pids", "/")?;
+            either("pids", "/")?;
             let seen = lab.probe(&["sleepers 30"], |spec| {
                 spec["linux"]["resources"] = json!({ "pids": { "limit": 20 } })
             })?;
@@ -205,7 +206,7 @@ fn enforced() -> Vec<Test> {
             )
         }),
         test("config-linux#cpu", "F40", "the program runs on the CPUs of the set", |lab| {
-            v1("cpuset", "/")?;
+            either("cpuset", "/")?;
             let seen =
                 lab.report(|spec| spec["linux"]["resources"] = json!({ "cpu": { "cpus": "0" } }))?;
             same("affinity", &seen["affinity"], json!([0]))
@@ -249,7 +250,7 @@ fn enforced() -> Vec<Test> {
                 let container = lab.create(&["pause"], |spec| {
                     spec["linux"]["resources"] = json!({ "pids": { "limit": 9 } })
                 })?;
-                let dir = v1("pids", &container.cgroup)?;
+                let dir = either("pids", &container.cgroup)?;
                 let procs = fs::read_to_string(dir.join("cgroup.procs"))?;
                 ensure(
                     procs.lines().any(|pid| pid == container.pid().to_string()),

@@ -1,9 +1,11 @@
 //! The tests, one file per chapter.
 
+mod apparmor;
 mod binds;
 mod cgroup_paths;
 mod cgroups;
 mod cgroups_v2;
+mod cgroups_v2_limits;
 mod config;
 mod contract;
 mod devices;
@@ -36,9 +38,14 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
+<<<<<<< HEAD
     let chapters: [fn() -> Vec<Test>; 27] = [
+=======
+    let chapters: [fn() -> Vec<Test>; 28] = [
+>>>>>>> v2b
         config::tests,
         process::tests,
+        apparmor::tests,
         limits::tests,
         mounts::tests,
         binds::tests,
@@ -50,6 +57,7 @@ pub fn all() -> Vec<Test> {
         cgroups::tests,
         cgroup_paths::tests,
         cgroups_v2::tests,
+        cgroups_v2_limits::tests,
         seccomp::tests,
         seccomp_notify::tests,
         paths::tests,

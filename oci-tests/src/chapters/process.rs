@@ -248,19 +248,6 @@ fn identity() -> Vec<Test> {
         }),
         test(
             "config#linux-process",
-            "F11",
-            "an apparmorProfile that cannot be applied is an error, not ignored",
-            |lab| {
-                if std::path::Path::new("/sys/module/apparmor/parameters/enabled").exists() {
-                    return skip("AppArmor is enabled: the profile would have to exist");
-                }
-                let output = lab
-                    .refused(|spec| spec["process"]["apparmorProfile"] = json!("no-such-profile"));
-                lab.quality(output.is_ok(), "a profile on a machine without AppArmor is ignored")
-            },
-        ),
-        test(
-            "config#linux-process",
             "F12",
             "a selinuxLabel that cannot be applied is an error, not ignored",
             |lab| {

@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 use crate::check::{Res, Stop, Test, eq, fail, test};
 use crate::lab::Lab;
 use crate::lab::bundle::{Bundle, mount};
+use crate::lab::call::{DEADLINE, ends_within};
 use crate::lab::cgroups;
 
 const SECTION: &str = "robustness#sigkill";
@@ -101,11 +102,22 @@ pub fn tests() -> Vec<Test> {
             "the runtime killed by the death of its parent (PDEATHSIG) during create",
             |lab| {
                 let bundle = lab.bundle(&["pause"], |_| {})?;
-                let started = lab
+                // The parent goes once its child is the runtime, so that it has the wish to die.
+                let output = lab
                     .call(&["create", "--bundle", bundle.path(), &bundle.id])
-                    .shell("setpriv --pdeathsig KILL -- \"$@\" & sleep 0.02")
-                    .spawn()?;
-                started.wait()?;
+                    .shell(
+                        "setpriv --pdeathsig KILL -- \"$@\" & echo $!; \
+                         while read -r name < /proc/$!/comm; do \
+                         case $name in sh | setpriv) ;; *) break ;; esac; done; sleep 0.02",
+                    )
+                    .output()?;
+                let pid = output.out.lines().next().and_then(|line| line.parse().ok());
+                let Some(pid) = pid else {
+                    return fail(format!("the shell printed no pid: {}", output.out));
+                };
+                if !ends_within(pid, DEADLINE)? {
+                    return fail("create outlived its parent and hangs");
+                }
                 clean(lab, &bundle)
             },
         ),

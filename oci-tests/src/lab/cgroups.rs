@@ -192,3 +192,18 @@ pub fn v2(cgroups_path: &str) -> Res<PathBuf> {
         None => skip("this machine has no cgroup2 hierarchy"),
     }
 }
+
+/// The directory of `cgroups_path` in the hierarchy of `controller`, be it v1 or v2; skips where no
+/// hierarchy has it.
+pub fn either(controller: &str, cgroups_path: &str) -> Res<PathBuf> {
+    let inner = cgroups_path.trim_start_matches('/');
+    let has = |h: &&Hierarchy| {
+        let list = fs::read_to_string(h.point.join("cgroup.controllers")).unwrap_or_default();
+        h.controllers.iter().any(|c| c == controller)
+            || h.v2 && list.split_whitespace().any(|c| c == controller)
+    };
+    match hierarchies().iter().find(has) {
+        Some(hierarchy) => Ok(hierarchy.point.join(inner)),
+        None => skip(format!("no hierarchy of this machine has the controller {controller}")),
+    }
+}
