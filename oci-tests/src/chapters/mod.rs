@@ -38,11 +38,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-<<<<<<< HEAD
-    let chapters: [fn() -> Vec<Test>; 27] = [
-=======
-    let chapters: [fn() -> Vec<Test>; 28] = [
->>>>>>> v2b
+    let chapters: [fn() -> Vec<Test>; 29] = [
         config::tests,
         process::tests,
         apparmor::tests,
