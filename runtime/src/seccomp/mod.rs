@@ -13,6 +13,10 @@
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp>,
 //! <https://docs.kernel.org/userspace-api/seccomp_filter.html>
 
+#[cfg(test)]
+mod bpf;
+#[cfg(test)]
+mod expected;
 mod link;
 pub(crate) mod notify;
 mod profile;
