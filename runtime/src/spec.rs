@@ -26,6 +26,7 @@ use serde_json::Value;
 
 use crate::caps;
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
+pub(crate) use json::member;
 
 /// The longest file that is read. A configuration of 10,000 mounts has 3 MiB; `execve` takes 6 MiB
 /// of arguments and environment.
