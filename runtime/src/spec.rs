@@ -9,6 +9,8 @@
 //! The stored copy of a configuration is `serde_json::to_vec(&config.spec)`, read back by
 //! [`parse_config`]; the way there and back is the identity.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod grow;
 mod json;
 #[cfg(test)]
 mod mutants;
@@ -102,7 +104,12 @@ pub(crate) fn stored(json: &[u8]) -> Result<Spec> {
 /// # Errors
 /// As [`load_config`].
 pub fn load_process(path: &Path, warnings: &mut Vec<String>) -> Result<Process> {
-    let mut value = json::read(&read_file(path)?, &schema::PROCESS, "process.json", warnings)?;
+    parse_process(&read_file(path)?, warnings)
+}
+
+/// Parses the text of a `process.json`.
+pub(crate) fn parse_process(json: &[u8], warnings: &mut Vec<String>) -> Result<Process> {
+    let mut value = json::read(json, &schema::PROCESS, "process.json", warnings)?;
     let affinity = tolerate_process(&mut value, "", warnings)?;
     let mut process: Process = typed(value, "process.json")?;
     process.set_exec_cpu_affinity(affinity);
