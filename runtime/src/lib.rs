@@ -10,6 +10,9 @@ mod container;
 mod create;
 mod error;
 mod features;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hooks;
 mod host;
 mod idmap;

@@ -9,6 +9,8 @@
 //! The stored copy of a configuration is `serde_json::to_vec(&config.spec)`, read back by
 //! [`parse_config`]; the way there and back is the identity.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod grow;
 mod json;
 #[cfg(test)]
 mod mutants;
@@ -26,6 +28,7 @@ use serde_json::Value;
 
 use crate::caps;
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
+pub(crate) use json::member;
 
 /// The longest file that is read. A configuration of 10,000 mounts has 3 MiB; `execve` takes 6 MiB
 /// of arguments and environment.
@@ -101,7 +104,12 @@ pub(crate) fn stored(json: &[u8]) -> Result<Spec> {
 /// # Errors
 /// As [`load_config`].
 pub fn load_process(path: &Path, warnings: &mut Vec<String>) -> Result<Process> {
-    let mut value = json::read(&read_file(path)?, &schema::PROCESS, "process.json", warnings)?;
+    parse_process(&read_file(path)?, warnings)
+}
+
+/// Parses the text of a `process.json`.
+pub(crate) fn parse_process(json: &[u8], warnings: &mut Vec<String>) -> Result<Process> {
+    let mut value = json::read(json, &schema::PROCESS, "process.json", warnings)?;
     let affinity = tolerate_process(&mut value, "", warnings)?;
     let mut process: Process = typed(value, "process.json")?;
     process.set_exec_cpu_affinity(affinity);

@@ -87,6 +87,33 @@ pub(crate) struct Options {
 impl Record {
     /// The version this build writes and the newest it reads.
     pub(crate) const VERSION: u32 = 1;
+
+    /// The record of the container `id` from its JSON text; `subject` names the text in errors.
+    ///
+    /// # Errors
+    /// `Unsupported` for a newer version; otherwise what no build of ours can have written.
+    pub(crate) fn parse(json: &[u8], id: &str, subject: &str) -> Result<Self> {
+        let wrong = |reason: String| Error::new(ErrorKind::System, "read", subject, reason);
+        let record: Self = serde_json::from_slice(json).map_err(|e| wrong(e.to_string()))?;
+        if record.version > Self::VERSION {
+            let reason = format!("version {} is newer than {}", record.version, Self::VERSION);
+            return Err(Error::unsupported("read", subject, reason));
+        }
+        // What later commands do goes by these: signals by the pid, hooks and keyrings by the id.
+        if record.version == 0 {
+            return Err(wrong("version 0 does not exist".to_owned()));
+        }
+        if record.id != id {
+            return Err(wrong(format!("is the record of container {:?}", record.id)));
+        }
+        if record.pid < 0 {
+            return Err(wrong(format!("pid {} is below 0", record.pid)));
+        }
+        if !record.bundle.is_absolute() || !record.rootfs.is_absolute() {
+            return Err(wrong("bundle and rootfs are not absolute paths".to_owned()));
+        }
+        Ok(record)
+    }
 }
 
 /// A container's locked state directory.
@@ -215,17 +242,8 @@ impl StateDir {
     /// Reads `state.json`.
     pub(crate) fn record(&self) -> Result<Record> {
         let bytes = self.read(STATE)?;
-        let record: Record = serde_json::from_slice(&bytes).map_err(|e| {
-            Error::new(ErrorKind::System, "read", quote(self.path.join(STATE)), e.to_string())
-        })?;
-        if record.version > Record::VERSION {
-            return Err(Error::unsupported(
-                "read",
-                quote(self.path.join(STATE)),
-                format!("version {} is newer than {}", record.version, Record::VERSION),
-            ));
-        }
-        Ok(record)
+        let id = self.path.file_name().unwrap_or_default();
+        Record::parse(&bytes, &id.to_string_lossy(), &quote(self.path.join(STATE)))
     }
 
     /// Where [`StateDir::make_notify`] will make its directory.

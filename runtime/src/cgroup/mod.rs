@@ -151,7 +151,7 @@ impl RecordedGroup {
     }
 
     /// A state file is written by us and readable by others, and a path in it is deleted as root.
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let plain = |p: &Path| p.components().all(|c| !matches!(c, Component::ParentDir));
         let inside =
             |p: &Path| p != self.mount_point && p.starts_with(&self.mount_point) && plain(p);

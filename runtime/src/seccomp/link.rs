@@ -49,7 +49,8 @@ pub(super) fn link(profile: &Profile) -> Result<Vec<Instruction>> {
             SeccompCmpArgLen::Qword
         };
         code.shared.clear();
-        code.tree(&Tree::over(&segments));
+        let tree = code.tree(&Tree::over(&segments));
+        code.fall_to(tree);
         entries.push((abis[0].audit(), code.push(LOAD, NUMBER)));
     }
     // A call by a convention that the profile does not list would be compared with numbers that
@@ -113,6 +114,19 @@ impl Code {
             return self.push(code, k);
         }
         self.push(JUMP, u32::try_from(distance).expect("programs are short"))
+    }
+
+    /// Makes `target` what the instruction pushed next goes on with. A tree of one leaf may be an action
+    /// that stands in another architecture's code: without this, that code would decide.
+    fn fall_to(&mut self, target: Position) {
+        let distance = self.distance(target);
+        if distance == 0 {
+            return;
+        }
+        match self.reversed[target] {
+            Instruction { code: RETURN, k, .. } => self.push(RETURN, k),
+            _ => self.push(JUMP, u32::try_from(distance).expect("programs are short")),
+        };
     }
 
     /// A jump to `yes` if the comparison holds, else to `no`.

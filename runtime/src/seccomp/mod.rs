@@ -13,6 +13,12 @@
 //! <https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp>,
 //! <https://docs.kernel.org/userspace-api/seccomp_filter.html>
 
+#[cfg(any(test, fuzzing))]
+mod bpf;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod compare;
+#[cfg(any(test, fuzzing))]
+mod expected;
 mod link;
 pub(crate) mod notify;
 mod profile;

@@ -1,10 +1,8 @@
 //! The whole compiler against an interpreter of its output, and against the kernel.
 
-mod bpf;
 /// The command line's profile, which belongs there but is proved with the tools in here.
 #[path = "../../../cli/src/default_seccomp.rs"]
 mod default_seccomp;
-mod expected;
 mod kernel;
 
 use std::time::Instant;
@@ -12,11 +10,11 @@ use std::time::Instant;
 use oci_spec::runtime::LinuxSeccomp;
 use serde_json::{Value, json};
 
+use super::bpf::Data;
 use super::tables::{Abi, Syscall, X32_BIT};
-use super::{Filter, plan_for};
+use super::{Filter, bpf, expected, plan_for};
 use crate::error::ErrorKind;
 use crate::sys::seccomp::FilterFlags;
-use bpf::Data;
 
 const ALLOW: u32 = 0x7fff_0000;
 const KILL_PROCESS: u32 = 0x8000_0000;
@@ -228,6 +226,42 @@ fn unlisted_conventions_are_fatal() {
     assert_eq!(run_number(&arm, Abi::Aarch64, 1, &[]), ALLOW);
     assert_eq!(run_number(&arm, Abi::Arm, 1, &[]), ALLOW);
     assert_eq!(run_number(&arm, Abi::I386, 1, &[]), KILL_PROCESS);
+}
+
+/// A convention of which the profile names nothing has a tree of one leaf, an action that an earlier
+/// convention's code has already. It must not run into that code.
+#[test]
+fn a_convention_without_rules_does_not_get_another_ones() {
+    let profile = |default: &str, arches: [&str; 2], name: &str, action: &str| {
+        profile(json!({
+            "defaultAction": default,
+            "architectures": arches,
+            "syscalls": [{"names": [name], "action": action}],
+        }))
+    };
+    let arm = ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"];
+    let x86 = ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"];
+    // `access` is 33 for arm only; on aarch64 that is mknodat. `socketcall` is 102 for i386 only; on
+    // x86_64 that is getuid.
+    let cases = [
+        (Abi::Aarch64, arm, "SCMP_ACT_KILL_PROCESS", "access", "SCMP_ACT_ALLOW", 33, KILL_PROCESS),
+        (Abi::Aarch64, arm, "SCMP_ACT_ALLOW", "access", "SCMP_ACT_KILL_PROCESS", 33, ALLOW),
+        (
+            Abi::X86_64,
+            x86,
+            "SCMP_ACT_KILL_PROCESS",
+            "socketcall",
+            "SCMP_ACT_ALLOW",
+            102,
+            KILL_PROCESS,
+        ),
+    ];
+    for (native, arches, default, name, action, nr, expected) in cases {
+        let oci = profile(default, arches, name, action);
+        let filter = plan_for(native, &oci, &mut Vec::new()).unwrap();
+        bpf::check(&filter.program);
+        assert_eq!(run_number(&filter, native, nr, &[]), expected, "{native:?} {default}");
+    }
 }
 
 /// 64-bit code can call through `int $0x80` with anything in the upper halves of its registers.

@@ -46,7 +46,7 @@ impl fmt::Display for Place<'_> {
 }
 
 /// A key as a step of a JSON path: `.limit`, or `["net.ipv4.ip_forward"]` for other than names.
-fn member(first: bool, key: &str) -> String {
+pub(crate) fn member(first: bool, key: &str) -> String {
     let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     match (plain, first) {
         (true, true) => key.to_owned(),

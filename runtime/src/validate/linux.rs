@@ -1,5 +1,6 @@
 //! Rules of `linux` other than ids and limits.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use oci_spec::runtime::{
@@ -10,7 +11,7 @@ use oci_spec::runtime::{
 use super::resources::{MAJOR, MINOR};
 use super::{Namespaces, Origin, absolute, list, no_nul, resources, within};
 use crate::error::{Error, Result};
-use crate::sysctl;
+use crate::{spec, sysctl};
 
 /// `MAX_ERRNO` of the kernel.
 const MAX_ERRNO: u32 = 4095;
@@ -179,11 +180,14 @@ fn errno(field: &str, action: Action, errno: Option<u32>) -> Result<()> {
 }
 
 fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
-    for (clock, offset) in linux.time_offsets().iter().flatten() {
-        let field = format!("linux.timeOffsets.{clock}");
+    // In order: of two errors the same one is told every time.
+    let offsets: BTreeMap<_, _> = linux.time_offsets().iter().flatten().collect();
+    for (clock, offset) in offsets {
         if clock != "monotonic" && clock != "boottime" {
+            let field = format!("linux.timeOffsets{}", spec::member(false, clock));
             return Err(Error::invalid(field, "is not monotonic or boottime"));
         }
+        let field = format!("linux.timeOffsets.{clock}");
         if let Some(nanoseconds) = offset.nanosecs() {
             within(format!("{field}.nanosecs"), nanoseconds, 0..=999_999_999)?;
         }

@@ -3,6 +3,8 @@
 //! Go programs write "unlimited" as -1; any other negative number is a mistake that a cgroup file
 //! would answer with a bare EINVAL, or take as unlimited.
 
+use std::collections::BTreeMap;
+
 use oci_spec::runtime::{
     LinuxBlockIo, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources,
     LinuxThrottleDevice,
@@ -60,7 +62,8 @@ pub(crate) fn resources(resources: &LinuxResources, prefix: &str) -> Result<()> 
             priority.name(),
         )?;
     }
-    for (key, value) in resources.unified().iter().flatten() {
+    let unified: BTreeMap<_, _> = resources.unified().iter().flatten().collect();
+    for (key, value) in unified {
         let field = format!("{prefix}unified[{key:?}]");
         no_nul(&field, value)?;
         // A key is a file name in the cgroup's directory and must stay in it.

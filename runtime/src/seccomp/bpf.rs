@@ -59,5 +59,5 @@ pub(super) fn check(program: &[Instruction]) {
             _ => {}
         }
     }
-    assert_eq!(program.last().unwrap().code, 0x06);
+    assert_eq!(program.last().map(|last| last.code), Some(0x06));
 }

@@ -4,10 +4,10 @@ use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
 };
 
-use super::super::tables::{Abi, Syscall};
-use super::KILL_PROCESS;
 use super::bpf::Data;
+use super::tables::{Abi, Syscall};
 
+const KILL_PROCESS: u32 = 0x8000_0000;
 const ENOSYS: u32 = 0x0005_0026;
 
 /// A profile whose names are resolved.
@@ -44,7 +44,7 @@ impl<'a> Meaning<'a> {
         if !mentioned.is_empty() {
             return decide(&mentioned, data, abi, default);
         }
-        let clone3 = Syscall::by_name("clone3").unwrap().number(abi) == Some(data.nr);
+        let clone3 = Syscall::by_name("clone3").and_then(|call| call.number(abi)) == Some(data.nr);
         if clone3 && profile.default_action() == LinuxSeccompAction::ScmpActErrno {
             return ENOSYS;
         }
@@ -96,7 +96,17 @@ impl<'a> Meaning<'a> {
                 return value(rule.action(), rule.errno_ret());
             }
         }
+        // A multiplexer that the profile says nothing of is a call like any other.
+        let said = selectors.iter().any(|name| self.behind(name, default) != default);
+        if explicit.is_empty() && !said {
+            return self.unmentioned(Abi::I386, data.nr, default);
+        }
         let name = selectors.get(data.args[0] as usize & 0xffff).copied().unwrap_or_default();
+        self.behind(name, default)
+    }
+
+    /// What a call gets whose arguments cannot be seen: the strictest of all that it can get.
+    fn behind(&self, name: &str, default: u32) -> u32 {
         let direct = self.rules_of(|call| call.name() == name);
         let actions =
             direct.iter().map(|rule| (value(rule.action(), rule.errno_ret()), args(rule)));
@@ -110,7 +120,7 @@ impl<'a> Meaning<'a> {
             .map(|(action, _)| action)
             .chain([default])
             .min_by_key(|action| (action & 0xffff_0000) as i32)
-            .unwrap()
+            .expect("there is always the default")
     }
 }
 
