@@ -206,3 +206,41 @@ pub fn sleeper() -> io::Result<i32> {
         pid => Ok(pid),
     }
 }
+
+/// Takes the read-only flag from the mount of a descriptor, if the kernel lets us.
+pub fn make_writable(fd: &impl AsRawFd) -> io::Result<()> {
+    // struct mount_attr: attr_set, attr_clr, propagation, userns_fd; MOUNT_ATTR_RDONLY is 1.
+    let attributes: [u64; 4] = [0, 1, 0, 0];
+    // SAFETY: the path is an empty C string, and mount_setattr reads the 32 bytes of `attributes`.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            attributes.as_ptr(),
+            std::mem::size_of_val(&attributes),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A detached clone of what is behind a descriptor.
+pub fn clone_tree(fd: &impl AsRawFd) -> io::Result<OwnedFd> {
+    // OPEN_TREE_CLONE is 1.
+    let flags = 1 | libc::AT_EMPTY_PATH | libc::O_CLOEXEC;
+    // SAFETY: the path is an empty C string; nothing else is memory.
+    let tree = unsafe { libc::syscall(libc::SYS_open_tree, fd.as_raw_fd(), c"".as_ptr(), flags) };
+    if tree < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(tree as i32) })
+}
+
+/// Whether a file is in memory and sealed against writing.
+pub fn is_sealed(fd: &impl AsRawFd) -> bool {
+    // SAFETY: F_GET_SEALS takes no argument.
+    let seals = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GET_SEALS) };
+    seals >= 0 && seals & libc::F_SEAL_WRITE != 0
+}

@@ -14,6 +14,7 @@ mod failure;
 mod features;
 mod foreground;
 mod hooks;
+mod hostile;
 mod idmap;
 #[cfg(target_arch = "x86_64")]
 pub mod injection;
@@ -38,7 +39,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 29] = [
+    let chapters: [fn() -> Vec<Test>; 30] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -68,6 +69,7 @@ pub fn all() -> Vec<Test> {
         odd::tests,
         rootless::tests,
         landlock::tests,
+        hostile::tests,
     ];
     let tests = chapters.iter().flat_map(|chapter| chapter());
     #[cfg(target_arch = "x86_64")]

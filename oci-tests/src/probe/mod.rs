@@ -5,6 +5,7 @@
 //! a failure of the probe. `exit`, `kill` and `pause` print what was gathered before they act.
 
 mod act;
+mod attack;
 mod report;
 mod steps;
 

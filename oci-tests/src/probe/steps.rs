@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use super::{number, report};
+use super::{attack, number, report};
 use crate::sys;
 
 /// Does one step.
@@ -70,6 +70,11 @@ pub fn step(verb: &str, args: &[&str]) -> Value {
         "notify" => io(notify(&args.join(" "))),
         "status-of" => report::status(&format!("/proc/{path}/status")),
         "wait-for" => wait_for(path),
+        "swap" => attack::swap(path, args[1]),
+        "look-around" => attack::look_around(),
+        "besiege" => attack::besiege(path),
+        "watch" => attack::watch(path),
+        "peep" => attack::peep(path, args[1]),
         _ => json!({ "errno": format!("probe has no step {verb}") }),
     }
 }
