@@ -24,6 +24,7 @@ use crate::process::channel::Channel;
 use crate::process::program::Inherit;
 use crate::process::{exec, parent, start};
 use crate::requests::{Agent, Entry};
+use crate::scheduler;
 use crate::spec;
 use crate::state::{self, Record, StateDir};
 use crate::sys;
@@ -341,7 +342,6 @@ impl Container {
         let host = Host::read()?;
         let spec = self.stored_spec()?;
         validate::process(&options.process, "process.")?;
-        plan::refuse_unsupported_process(&options.process)?;
         let listed = plan::listed(&spec);
         let inherit = Inherit { preserve_fds: options.preserve_fds, ..Inherit::default() };
         let in_user_namespace = listed & libc::CLONE_NEWUSER != 0;
@@ -355,6 +355,7 @@ impl Container {
         let exec_plan = exec::Plan {
             program,
             keyring: Keyring::plan(&record.id, record.options.keyring, in_user_namespace)?,
+            affinity: scheduler::affinity(&options.process)?,
             namespaces: self.foreign_namespaces(listed, &host),
             chroot: self.record.options.chroot,
         };
@@ -363,6 +364,7 @@ impl Container {
         let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc)?;
         let mut entry = Entry { program: &exec_plan.program, proc: &host.proc, warnings };
         let mut waiting = born.join().wait(&mut entry)?;
+        waiting.schedule(&exec_plan.program.scheduling)?;
         let terminal = waiting.take_terminal();
         create::announce(
             waiting.pid(),

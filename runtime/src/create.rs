@@ -109,6 +109,7 @@ pub(crate) fn create(
     let born = fork(&plan, &host, &cgroup, dir, socket)?;
     undo.poststop = Some(&plan.hooks);
     let mut waiting = build(&plan, &host, born, warnings)?;
+    waiting.schedule(&plan.program.scheduling)?;
     let (start_time, _) = state::process_identity(waiting.pid())?.ok_or_else(|| {
         Error::new(ErrorKind::System, "read", "/proc/PID/stat", "the process is gone")
     })?;

@@ -8,12 +8,12 @@
 
 use oci_spec::runtime::{
     ApparmorBuilder, CgroupBuilder, Features, FeaturesBuilder, IDMapBuilder, IntelRdtBuilder,
-    LinuxFeature, LinuxFeatureBuilder, MountExtensionsBuilder, NetDevicesBuilder, Seccomp,
-    SeccompBuilder, SelinuxBuilder,
+    LinuxFeature, LinuxFeatureBuilder, MemoryPolicyBuilder, MountExtensionsBuilder,
+    NetDevicesBuilder, Seccomp, SeccompBuilder, SelinuxBuilder,
 };
 
 use crate::hooks::Kind;
-use crate::{caps, mount, namespaces, seccomp};
+use crate::{caps, mount, namespaces, scheduler, seccomp};
 
 /// Oldest and newest version of the runtime specification that a configuration may name.
 const VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
@@ -62,6 +62,8 @@ fn linux() -> LinuxFeature {
         .expect(BUILT);
     let mut namespaces: Vec<_> = namespaces::kinds().collect();
     namespaces.sort_by_key(|&kind| namespaces::file_name(namespaces::flag(kind)));
+    let (modes, flags) = scheduler::memory_words();
+    let memory_policy = MemoryPolicyBuilder::default().modes(modes).flags(flags);
     let idmap = IDMapBuilder::default().enabled(true).build().expect(BUILT);
     LinuxFeatureBuilder::default()
         .namespaces(namespaces)
@@ -71,6 +73,7 @@ fn linux() -> LinuxFeature {
         .apparmor(ApparmorBuilder::default().enabled(true).build().expect(BUILT))
         .selinux(SelinuxBuilder::default().enabled(true).build().expect(BUILT))
         .intel_rdt(IntelRdtBuilder::default().enabled(false).build().expect(BUILT))
+        .memory_policy(memory_policy.build().expect(BUILT))
         .mount_extensions(MountExtensionsBuilder::default().idmap(idmap).build().expect(BUILT))
         .net_devices(NetDevicesBuilder::default().enabled(false).build().expect(BUILT))
         .build()
@@ -100,6 +103,8 @@ mod tests {
         assert_eq!(json["ociVersionMin"], "1.0.0");
         assert_eq!(json["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert!(json["mountOptions"].as_array().unwrap().contains(&"rro".into()));
+        assert_eq!(json["linux"]["memoryPolicy"]["modes"][2], "MPOL_BIND");
+        assert_eq!(json["linux"]["memoryPolicy"]["flags"][2], "MPOL_F_STATIC_NODES");
         assert_eq!(json["linux"]["capabilities"][0], "CAP_CHOWN");
         assert_eq!(json["linux"]["seccomp"]["actions"][0], "SCMP_ACT_ALLOW");
         assert_eq!(json["linux"]["namespaces"][0], "cgroup");

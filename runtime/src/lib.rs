@@ -29,6 +29,7 @@ mod process;
 mod procfs;
 mod requests;
 mod rlimits;
+mod scheduler;
 mod seal;
 mod seccomp;
 mod spec;

@@ -22,6 +22,7 @@ use crate::notify;
 use crate::options::{CreateOptions, Rootless};
 use crate::process::program::{self, Inherit, Program};
 use crate::procfs::Procfs;
+use crate::scheduler;
 use crate::seccomp;
 use crate::sys;
 use crate::sysctl;
@@ -172,6 +173,8 @@ pub(crate) fn process(
     let rules = rules.map(|value| landlock::plan(value)).transpose()?;
     let labels = lsm::Labels::plan(process, spec.process().as_ref(), "process.", host.modules)?;
     let mut program = program::plan(process, filter, rules, labels, personality(spec), inherit)?;
+    let policy = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref());
+    program.memory_policy = policy.map(scheduler::memory_policy).transpose()?;
     let grantable = if in_user_namespace { caps::ALL } else { host.permitted };
     program.capabilities = program.capabilities.restrict(grantable, warnings);
     Ok(program)
@@ -224,25 +227,13 @@ fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
 /// configuration asks for. (`vm` belongs to another wall.)
 fn refuse_unsupported(spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
-    let process = spec.process().as_ref();
     let devices = linux.and_then(|linux| linux.net_devices().as_ref());
     let asked = [
         ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
-        ("linux.memoryPolicy", linux.is_some_and(|linux| linux.memory_policy().is_some())),
         ("linux.netDevices", devices.is_some_and(|devices| !devices.is_empty())),
     ];
     refuse_asked(&asked)?;
-    process.map_or(Ok(()), refuse_unsupported_process)?;
     check_agent(spec)
-}
-
-/// As [`refuse_unsupported`], for a process of `exec` too.
-pub(crate) fn refuse_unsupported_process(process: &oci_spec::runtime::Process) -> Result<()> {
-    refuse_asked(&[
-        ("process.scheduler", process.scheduler().is_some()),
-        ("process.ioPriority", process.io_priority().is_some()),
-        ("process.execCPUAffinity", process.exec_cpu_affinity().is_some()),
-    ])
 }
 
 fn refuse_asked(asked: &[(&str, bool)]) -> Result<()> {

@@ -28,6 +28,7 @@ mod odd;
 mod paths;
 mod process;
 mod rootless;
+mod scheduling;
 mod seccomp;
 mod seccomp_notify;
 mod sigkill;
@@ -39,11 +40,12 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 30] = [
+    let chapters: [fn() -> Vec<Test>; 31] = [
         config::tests,
         process::tests,
         apparmor::tests,
         limits::tests,
+        scheduling::tests,
         mounts::tests,
         binds::tests,
         mount_options::tests,

@@ -64,7 +64,7 @@ pub fn process(input: &[u8]) {
     for host in hosts() {
         for in_user_namespace in [false, true] {
             let planned = validate::process(&process, "process.")
-                .and_then(|()| plan::refuse_unsupported_process(&process))
+                .and_then(|()| crate::scheduler::affinity(&process).map(drop))
                 .and_then(|()| {
                     let (spec, inherit) = (Spec::default(), Inherit::default());
                     let warnings = &mut warnings;

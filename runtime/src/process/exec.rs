@@ -26,6 +26,7 @@ use crate::process::join;
 use crate::process::parent::Born;
 use crate::process::program::Program;
 use crate::procfs::Procfs;
+use crate::scheduler::Affinity;
 use crate::sys;
 use crate::sys::clone::{Cloned, Parent, SingleThreaded};
 use crate::tty;
@@ -38,6 +39,7 @@ const TITLE: &[u8] = b"bulkhead exec";
 pub(crate) struct Plan {
     pub program: Program,
     pub keyring: Option<Keyring>,
+    pub affinity: Affinity,
     /// `CLONE_NEW*` of the namespaces that the container does not share with its creator.
     pub namespaces: i32,
     /// The container is entered by `chroot`: it has no mount namespace, or was made with `--no-pivot`.
@@ -56,6 +58,7 @@ pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs
     let root = plan.chroot.then(|| open_root(target)).transpose()?;
     let (ours, theirs) = Channel::pair()?;
     let proof = SingleThreaded::check().context("fork", "the process")?;
+    let home = plan.affinity.enter()?;
     sys::process::set_dumpable(false).context("set", "non-dumpable")?;
     let mut cloned = sys::clone::clone3(&proof, 0, Parent::Caller, cgroup.clone_target());
     // Once systemd inside has passed controllers on, the container's own directory takes no more
@@ -77,7 +80,7 @@ pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs
             run(plan, Outside { target, cgroup, proc, root }, theirs, &proof)
         }
         Cloned::Parent { pid, pidfd } => {
-            drop(theirs);
+            drop((theirs, home));
             Ok(Born::new(pid, pidfd, ours))
         }
     }
@@ -134,7 +137,7 @@ fn join(plan: &Plan, outside: &Outside<'_>, channel: &Channel) -> Result<()> {
     sys::process::overwrite_arguments(TITLE);
     sys::process::reset_signals().context("reset", "signals")?;
     outside.cgroup.join()?;
-    cgroup::reset_affinity()?;
+    plan.affinity.finish().unwrap_or_else(cgroup::reset_affinity)?;
     let mut creator = Asker { channel };
     plan.program.enter_limits(outside.proc, &mut creator)?;
     plan::join_keyring(plan.keyring.as_ref(), &plan.program.labels, outside.proc)?;

@@ -20,6 +20,7 @@ use crate::mount::bind::Wanted;
 use crate::process::channel::{Channel, FromChild, FromCreator};
 use crate::procfs::Procfs;
 use crate::requests::{Agent, Creation, Entry, Limits};
+use crate::scheduler::Scheduling;
 use crate::sys;
 
 /// A process of ours that dies with this value, unless released.
@@ -253,6 +254,11 @@ impl Waiting {
 
     pub(crate) fn take_terminal(&mut self) -> Option<OwnedFd> {
         self.terminal.take()
+    }
+
+    /// Gives the process its share of processor and disk.
+    pub(crate) fn schedule(&self, scheduling: &Scheduling) -> Result<()> {
+        scheduling.apply(self.guard.pid)
     }
 
     /// Lets the process go on to wait: it is recorded, and will be found should we end here.

@@ -32,6 +32,7 @@ use crate::mount;
 use crate::mount::attach::{self, Links};
 use crate::procfs::Procfs;
 use crate::rlimits;
+use crate::scheduler::{self, MemoryPolicy, Scheduling};
 use crate::seccomp;
 use crate::sys;
 
@@ -52,6 +53,9 @@ pub(crate) struct Program {
     /// `linux.personality`, the container's own.
     pub personality: Option<Persona>,
     pub oom_score_adj: Option<i32>,
+    pub scheduling: Scheduling,
+    /// `linux.memoryPolicy`, the container's own.
+    pub memory_policy: Option<MemoryPolicy>,
     pub labels: lsm::Labels,
     pub seccomp: Option<seccomp::Filter>,
     pub landlock: Option<landlock::Rules>,
@@ -146,6 +150,8 @@ pub(crate) fn plan(
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         personality,
         oom_score_adj: process.oom_score_adj(),
+        scheduling: scheduler::plan(process),
+        memory_policy: None,
         labels,
         seccomp,
         landlock,
@@ -182,6 +188,7 @@ impl Program {
                 .call("personality")
                 .context("set", "linux.personality")?;
         }
+        self.memory_policy.as_ref().map_or(Ok(()), MemoryPolicy::apply)?;
         self.labels.apply_on_exec(proc)
     }
 

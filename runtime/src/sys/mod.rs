@@ -17,6 +17,7 @@ pub(crate) mod pidfd;
 pub(crate) mod prctl;
 pub(crate) mod prlimit;
 pub(crate) mod process;
+pub(crate) mod sched;
 pub(crate) mod seccomp;
 #[cfg(test)]
 pub(crate) mod testing;
