@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::check::{Res, Test, ensure, eq, test};
@@ -52,6 +53,45 @@ pub(super) fn tests() -> Vec<Test> {
                 container.end()
             },
         ),
+        test(SECTION, "F162", "a state directory without room is an error that says so", |lab| {
+            // Enough for a directory or two, whichever call of create is the first to find none.
+            for inodes in 2..8 {
+                on_state(lab, &format!("nr_inodes={inodes}"), MsFlags::empty(), |output| {
+                    ensure(output.code == Some(0) || output.err.contains("ENOSPC"), output.brief())
+                })?;
+            }
+            for size in ["4k", "8k"] {
+                on_state(lab, &format!("size={size}"), MsFlags::empty(), |output| {
+                    ensure(output.code == Some(0) || output.err.contains("ENOSPC"), output.brief())
+                })?;
+            }
+            Ok(())
+        }),
+        test(
+            SECTION,
+            "F162",
+            "a state directory that is read-only is an error that says so",
+            |lab| {
+                on_state(lab, "", MsFlags::MS_RDONLY, |output| {
+                    ensure(output.code != Some(0), "create succeeded")?;
+                    lab.quality(output.err.contains("EROFS"), output.brief())
+                })
+            },
+        ),
+        test(SECTION, "F162", "a state directory that has vanished is made anew", |lab| {
+            let container = lab.running(|_| {})?;
+            let away = lab.dir.join("away");
+            fs::rename(&lab.state, &away)?;
+            for words in [&["state", &container.id][..], &["delete", &container.id]] {
+                no_crash(words[0], &lab.call(words).output()?)?;
+            }
+            eq("list", &lab.call(&["list", "--quiet"]).output()?.out, &String::new())?;
+            lab.running(|_| {})?.end()?;
+            fs::remove_dir_all(&lab.state)?;
+            fs::rename(&away, &lab.state)?;
+            container.expect("running")?;
+            container.end()
+        }),
         test(SECTION, "F162", "one broken record does not hide the others from list", |lab| {
             let (good, bad) = (lab.running(|_| {})?, lab.running(|_| {})?);
             let records = records(lab, &bad.id)?;
@@ -160,6 +200,26 @@ fn broken(lab: &Lab, variants: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> Res {
     ensure(record.is_some(), "no record was found")?;
     result?;
     container.end()
+}
+
+/// Creates a container with its state on a file system of these options, hands on how that ended, and
+/// makes sure that nothing is left of one that failed.
+fn on_state(lab: &Lab, options: &str, flags: MsFlags, judge: impl Fn(&Output) -> Res) -> Res {
+    let bundle = lab.bundle(&["pause"], |_| {})?;
+    fs::create_dir_all(&lab.state)?;
+    mount(Some("tmpfs"), &lab.state, Some("tmpfs"), flags, Some(options))?;
+    let (output, _) = lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).piped()?;
+    let judged = judge(&output);
+    let left = fs::read_dir(&lab.state)?.count();
+    let deleted = lab.call(&["delete", "--force", &bundle.id]).output()?;
+    umount2(&lab.state, MntFlags::MNT_DETACH)?;
+    judged?;
+    if output.code != Some(0) {
+        lab.quality(left == 0, format!("{options}: {left} entries are left of a failed create"))?;
+    } else {
+        eq("delete", &deleted.code, &Some(0))?;
+    }
+    lab.nothing_left()
 }
 
 fn damaged(lab: &Lab) -> Res {
