@@ -189,9 +189,24 @@ impl Container {
     }
 
     /// Whether the init process is there and not a zombie.
+    ///
+    /// # Errors
+    /// Also for a process that is there and not to be seen in /proc (`hidepid`): to take it for one that
+    /// has ended would lose it.
     fn alive(&self) -> Result<bool> {
-        Ok(self.record.pid != 0
-            && state::process_identity(self.record.pid)? == Some((self.record.start_time, true)))
+        let pid = self.record.pid;
+        if pid == 0 {
+            return Ok(false);
+        }
+        match state::process_identity(pid)? {
+            None if sys::pidfd::open(pid)
+                .is_ok_and(|process| !sys::pidfd::has_ended(process.as_fd())) =>
+            {
+                let reason = "the process is hidden in /proc (hidepid)";
+                Err(Error::new(ErrorKind::System, "look at process", pid.to_string(), reason))
+            }
+            identity => Ok(identity == Some((self.record.start_time, true))),
+        }
     }
 
     /// The container's state.
@@ -341,6 +356,10 @@ impl Container {
         }
         let host = Host::read()?;
         let spec = self.stored_spec()?;
+        let options = ExecOptions {
+            process: with_limits_of(spec.process().as_ref(), options.process),
+            ..options
+        };
         validate::process(&options.process, "process.")?;
         let listed = plan::listed(&spec);
         let inherit = Inherit { preserve_fds: options.preserve_fds, ..Inherit::default() };
@@ -354,7 +373,7 @@ impl Container {
         let target = exec::Target { pid: record.pid, pidfd: self.pidfd()? };
         let exec_plan = exec::Plan {
             program,
-            keyring: Keyring::plan(&record.id, record.options.keyring, in_user_namespace)?,
+            keyring: Keyring::plan(&record.id, record.options.keyring)?,
             affinity: scheduler::affinity(&options.process)?,
             namespaces: self.foreign_namespaces(listed, &host),
             chroot: self.record.options.chroot,
@@ -548,4 +567,22 @@ impl Container {
     pub fn watch_oom(&self, until: BorrowedFd<'_>, seen: &mut dyn FnMut()) -> Result<()> {
         self.cgroup()?.watch_oom(until, seen)
     }
+}
+
+/// The process with the container's limits and scheduling where it names none, as under runc.
+fn with_limits_of(init: Option<&ProcessSpec>, mut process: ProcessSpec) -> ProcessSpec {
+    let Some(init) = init else { return process };
+    if process.rlimits().as_ref().is_none_or(Vec::is_empty) {
+        process.set_rlimits(init.rlimits().clone());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(init.scheduler().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(*init.io_priority());
+    }
+    if process.exec_cpu_affinity().is_none() {
+        process.set_exec_cpu_affinity(init.exec_cpu_affinity().clone());
+    }
+    process
 }

@@ -8,9 +8,9 @@
 //! the user namespace: with the id alone, a container of the same id under another state root would
 //! share its keys, and a tenant could have the keyring ready before its victim is created.
 //!
-//! Joining by name finds only keyrings that the caller may search, and the default permissions of a
-//! session keyring do not include it. The search bit is therefore added: for the owning user, or for
-//! everybody in a user namespace, where `exec` comes in under another kernel uid.
+//! Joining by name finds only keyrings of the caller's user namespace that the caller may search, and
+//! the default permissions of a session keyring do not include it. The search bit is therefore added for
+//! the owning user, which is root of the namespace, for init and `exec` alike.
 
 use std::ffi::CString;
 
@@ -22,34 +22,22 @@ use crate::sys::keyring as sys;
 /// `KEY_USR_SEARCH`.
 const USER_SEARCH: u32 = 0x0008_0000;
 
-/// `KEY_OTH_SEARCH`.
-const OTHER_SEARCH: u32 = 0x0000_0008;
-
-/// The keyring to join: its name, and the permission bits to add.
+/// The keyring to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Keyring {
     name: CString,
     /// In the name; the container's record keeps it.
     pub(crate) number: u64,
-    search: u32,
 }
 
 impl Keyring {
     /// The keyring of a container whose number is in its record; none without a number. A valid id
     /// has no NUL byte.
-    pub(crate) fn plan(
-        id: &str,
-        number: Option<u64>,
-        user_namespace: bool,
-    ) -> Result<Option<Self>> {
+    pub(crate) fn plan(id: &str, number: Option<u64>) -> Result<Option<Self>> {
         let Some(number) = number else { return Ok(None) };
         let name = CString::new(format!("_ses.{id}.{number:016x}"))
             .map_err(|_| Error::invalid("container id", "contains a NUL byte"))?;
-        Ok(Some(Self {
-            name,
-            number,
-            search: if user_namespace { OTHER_SEARCH } else { USER_SEARCH },
-        }))
+        Ok(Some(Self { name, number }))
     }
 
     /// Makes it the session keyring of this process. A kernel without keyrings has nothing to keep
@@ -70,7 +58,7 @@ impl Keyring {
             let reason = "its description has no permissions";
             return Err(Error::new(ErrorKind::System, "describe", subject, reason));
         };
-        sys::set_permissions(key, permissions | self.search).context("set permissions of", subject)
+        sys::set_permissions(key, permissions | USER_SEARCH).context("set permissions of", subject)
     }
 }
 
@@ -97,7 +85,7 @@ mod tests {
     fn two_joins_by_name_are_one_keyring_and_another_name_is_another() {
         in_child(|| {
             let join = |name: &str| {
-                Keyring::plan(name, Some(1), false).unwrap().unwrap().join().unwrap();
+                Keyring::plan(name, Some(1)).unwrap().unwrap().join().unwrap();
                 let name = CString::new(format!("_ses.{name}.{:016x}", 1)).unwrap();
                 sys::join_session_keyring(&name).unwrap()
             };
@@ -105,7 +93,7 @@ mod tests {
             let first = join(&id);
             // Again by name, from another one, as `exec` does.
             let other = join(&format!("{id}.other"));
-            let again = Keyring::plan(&id, Some(1), false).unwrap().unwrap();
+            let again = Keyring::plan(&id, Some(1)).unwrap().unwrap();
             again.join().unwrap();
             let text = String::from_utf8(sys::describe(first).unwrap()).unwrap();
             assert!(text.contains(&id), "{text}");

@@ -101,7 +101,7 @@ pub(crate) fn plan(
         _ => None,
     };
     let number = (!options.no_new_keyring).then_some(host.chance);
-    let keyring = Keyring::plan(id, number, in_user_namespace)?;
+    let keyring = Keyring::plan(id, number)?;
     Ok(Plan {
         id: id.to_owned(),
         rootfs: mounts.rootfs().to_owned(),
@@ -260,7 +260,7 @@ fn check_agent(spec: &Spec) -> Result<()> {
 fn refuse_to_change_own(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Result<()> {
     use LinuxNamespaceType as Kind;
     let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
-    for kind in [Kind::Network, Kind::Ipc, Kind::Uts] {
+    for (kind, word) in [(Kind::Network, "network"), (Kind::Ipc, "ipc"), (Kind::Uts, "uts")] {
         let named =
             |is_set: bool, field: &str| (is_set && kind == Kind::Uts).then(|| field.to_owned());
         let set = sysctl::first_of(sysctls, kind)
@@ -271,7 +271,7 @@ fn refuse_to_change_own(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Re
         if let (Some(field), Some(join)) = (set, joined)
             && host.is_own_namespace(&join.path, namespaces::file_name(flag))
         {
-            let reason = format!("is not allowed: the {kind} namespace to join is the creator's");
+            let reason = format!("is not allowed: the {word} namespace to join is the creator's");
             return Err(Error::invalid(field, reason));
         }
     }

@@ -2,11 +2,13 @@
 //!
 //! See [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html). Raising a hard limit
 //! needs `CAP_SYS_RESOURCE` in the *initial* user namespace, lowering needs nothing. So it is done in
-//! two steps:
+//! three steps:
 //!
 //! 1. [`raise`] lifts hard limits, before the child drops its capabilities. A child in a new user
 //!    namespace does not have that one; its creator does it with `prlimit(2)`.
-//! 2. [`set`] gives all limits their values, just before the filter. A low `RLIMIT_NOFILE`, `RLIMIT_AS`
+//! 2. [`set_processes`] sets `RLIMIT_NPROC`, before the change of user: it is there that the kernel
+//!    compares, and `execve` fails when the user has too many processes.
+//! 3. [`set`] gives all limits their values, just before the filter. A low `RLIMIT_NOFILE`, `RLIMIT_AS`
 //!    or `RLIMIT_DATA` is for the program, and would starve the runtime's own last steps.
 
 use nix::errno::Errno;
@@ -51,6 +53,14 @@ pub(crate) fn raise(limits: &[Rlimit], pid: Option<Pid>) -> Result<()> {
         };
         limit.name(raised())
     })
+}
+
+/// Sets the caller's limit of processes, which was [raised](raise).
+pub(crate) fn set_processes(limits: &[Rlimit]) -> Result<()> {
+    limits
+        .iter()
+        .find(|limit| limit.kind == PosixRlimitType::RlimitNproc)
+        .map_or(Ok(()), |limit| set(std::slice::from_ref(limit)))
 }
 
 /// Sets the caller's limits, which were [raised](raise).

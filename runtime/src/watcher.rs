@@ -30,7 +30,7 @@ pub(crate) enum Duties {
 }
 
 /// Every call of the watcher, and those that the C library makes for them on one kernel or another.
-const CALLS: [&str; 86] = [
+const CALLS: [&str; 94] = [
     // Streams, terminals, sockets that are open.
     "close",
     "dup",
@@ -99,6 +99,8 @@ const CALLS: [&str; 86] = [
     "rt_sigreturn",
     "rt_sigtimedwait",
     "tgkill",
+    "tkill",
+    "pselect6",
     "wait4",
     "waitid",
     "restart_syscall",
@@ -113,6 +115,12 @@ const CALLS: [&str; 86] = [
     "getegid",
     "geteuid",
     "getgid",
+    "getresgid",
+    "getresuid",
+    "prlimit64",
+    "sched_getaffinity",
+    "sysinfo",
+    "uname",
     "getpid",
     "getrandom",
     "gettid",

@@ -80,6 +80,35 @@ fn inherited() -> Vec<Test> {
             spec["process"]["oomScoreAdj"] = json!(500)
         }),
         equal("F188", "session keyring", &["keyring"], |_| {}),
+        equal("F188", "session keyring in a user namespace", &["keyring", "keyring_id"], |spec| {
+            crate::lab::bundle::user_namespace(spec)
+        }),
+        test(SECTION, "F4 F186", "a user starts in a directory that only root may enter", |lab| {
+            let steps = ["mkdir /data/closed", "chmod /data/closed 700", "pause"];
+            let mut container = lab.create(&steps, |_| {})?;
+            container.start()?;
+            container.ready()?;
+            let seen =
+                container.exec(&["--user", "1000:1000", "--cwd", "/data/closed"], &["report"])?;
+            same("uids", &seen["report"]["uids"], json!([1000, 1000, 1000]))?;
+            container.end()
+        }),
+        test(SECTION, "F186", "a process document without limits has the container's", |lab| {
+            let container = lab.running(|spec| {
+                spec["process"]["rlimits"] =
+                    json!([{ "type": "RLIMIT_NOFILE", "soft": 77, "hard": 88 }]);
+            })?;
+            let output = container.exec_process(&json!({
+                "user": { "uid": 0, "gid": 0 }, "cwd": "/", "args": ["/bin/probe", "report"],
+            }))?;
+            let seen: Value = serde_json::from_str(output.out.lines().next().unwrap_or_default())
+                .unwrap_or_default();
+            lab.quality(
+                seen["report"]["rlimits"]["RLIMIT_NOFILE"] == json!([77, 88]),
+                "the limits are the creator's",
+            )?;
+            container.end()
+        }),
         equal("F186", "hostname", &["hostname"], |spec| {
             spec["hostname"] = json!("of-the-container")
         }),

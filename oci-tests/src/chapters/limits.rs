@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::check::{Test, allowed, eq, refused_with, same, test};
+use crate::check::{Test, allowed, ensure, eq, refused_with, same, test};
 use crate::lab::bundle::capabilities;
 
 /// Tests of this chapter.
@@ -142,6 +142,20 @@ fn limits() -> Vec<Test> {
                 eq("exit code", &output.code, &Some(6))
             },
         ),
+        test("config#posix-process", "F8", "a user with too many processes gets no more", |lab| {
+            let limited = |spec: &mut serde_json::Value| {
+                spec["process"]["user"] = json!({ "uid": 54_321, "gid": 54_321 });
+                spec["process"]["rlimits"] =
+                    json!([{ "type": "RLIMIT_NPROC", "soft": 1, "hard": 1 }]);
+            };
+            // The kernel compares before it counts: the limit and one more may be there.
+            let (first, second) = (lab.running(limited)?, lab.running(limited)?);
+            let output = lab.run(&lab.bundle(&["exit 0"], limited)?)?;
+            ensure(output.code != Some(0), "a third process of the user started")?;
+            lab.quality(output.err.contains("EAGAIN"), output.brief())?;
+            first.end()?;
+            second.end()
+        }),
         test(
             "config#posix-process",
             "F8",

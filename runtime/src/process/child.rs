@@ -115,8 +115,9 @@ fn build(
     inside.finish(&plan.mounts)?;
     program.add_home();
     program.enter_limits(proc, &mut creator)?;
+    let entered = program.step_into_cwd();
     program.confine(&mut creator)?;
-    program.enter_cwd()?;
+    program.enter_cwd(entered)?;
     let path = program.resolve()?;
     Ok((program, path))
 }

@@ -140,7 +140,6 @@ fn join(plan: &Plan, outside: &Outside<'_>, channel: &Channel) -> Result<()> {
     plan.affinity.finish().unwrap_or_else(cgroup::reset_affinity)?;
     let mut creator = Asker { channel };
     plan.program.enter_limits(outside.proc, &mut creator)?;
-    plan::join_keyring(plan.keyring.as_ref(), &plan.program.labels, outside.proc)?;
     let pidfd = outside.target.pidfd.as_fd();
     let subject = "the container's namespaces";
     let first = plan.namespaces & !libc::CLONE_NEWPID;
@@ -150,6 +149,8 @@ fn join(plan: &Plan, outside: &Outside<'_>, channel: &Channel) -> Result<()> {
     if first & libc::CLONE_NEWUSER != 0 {
         join::become_root()?;
     }
+    // Keyrings are found by name within a user namespace.
+    plan::join_keyring(plan.keyring.as_ref(), &plan.program.labels, outside.proc)?;
     if plan.namespaces & libc::CLONE_NEWPID != 0 {
         sys::process::setns(pidfd, libc::CLONE_NEWPID).context("join", subject)?;
     }
@@ -165,6 +166,7 @@ fn appear(plan: &Plan, channel: &Channel, proof: &SingleThreaded) -> Result<(Pro
     let mut program = plan.program.clone();
     connect_terminal(&program, channel)?;
     program.add_home();
+    let entered = program.step_into_cwd();
     program.confine(&mut Asker { channel })?;
     if plan.namespaces & libc::CLONE_NEWPID != 0 {
         join::fork_again(channel, proof)?;
@@ -173,7 +175,7 @@ fn appear(plan: &Plan, channel: &Channel, proof: &SingleThreaded) -> Result<(Pro
     if program.terminal.is_some() {
         tty::control()?;
     }
-    program.enter_cwd()?;
+    program.enter_cwd(entered)?;
     let path = program.resolve()?;
     Ok((program, path))
 }

@@ -197,6 +197,7 @@ impl Program {
     pub(crate) fn confine(&self, creator: &mut impl Creator) -> Result<()> {
         self.give_standard_streams()?;
         self.raise_rlimits(creator)?;
+        rlimits::set_processes(&self.rlimits)?;
         self.capabilities.drop_bounding()?;
         self.set_user()?;
         let filtered = self.seccomp.is_some() || self.landlock.is_some();
@@ -289,11 +290,20 @@ impl Program {
         }
     }
 
-    /// Enters the working directory as the container's user and makes sure that it lies inside the
+    /// Enters the working directory with the power of the container's root: its user may start in a
+    /// directory that only root can enter. Whether that worked.
+    pub(crate) fn step_into_cwd(&self) -> bool {
+        nix::unistd::chdir(self.cwd.as_c_str()).is_ok()
+    }
+
+    /// Enters the working directory as the container's user, unless only root could, and makes sure that it lies inside the
     /// root: `/proc/self/fd/N` of a leaked directory would be the host's (CVE-2024-21626).
-    pub(crate) fn enter_cwd(&self) -> Result<()> {
+    pub(crate) fn enter_cwd(&self, entered_as_root: bool) -> Result<()> {
         let cwd = quote(std::ffi::OsStr::from_bytes(self.cwd.as_bytes()));
-        nix::unistd::chdir(self.cwd.as_c_str()).call("chdir").context("enter process.cwd", &cwd)?;
+        match nix::unistd::chdir(self.cwd.as_c_str()) {
+            Err(Errno::EACCES) if entered_as_root => {}
+            entered => entered.call("chdir").context("enter process.cwd", &cwd)?,
+        }
         match nix::unistd::getcwd() {
             // The kernel marks a directory outside the root by a path that does not begin with '/'.
             Ok(path) if path.as_os_str().as_bytes().starts_with(b"/") => Ok(()),
