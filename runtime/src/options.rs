@@ -61,6 +61,28 @@ pub struct CreateOptions {
     pub start: Start,
 }
 
+impl CreateOptions {
+    /// Nothing asked for beside the configuration.
+    pub fn new(config: Config, bundle: PathBuf, start: Start) -> Self {
+        Self {
+            config,
+            bundle,
+            console_socket: None,
+            pid_file: None,
+            pidfd_socket: None,
+            no_pivot: false,
+            no_new_keyring: false,
+            preserve_fds: 0,
+            listen_fds: 0,
+            listen_names: None,
+            notify_socket: None,
+            systemd_cgroup: false,
+            rootless: Rootless::Auto,
+            start,
+        }
+    }
+}
+
 /// How to run a further process in a container. Paths are absolute.
 #[derive(Debug)]
 pub struct ExecOptions {

@@ -92,20 +92,8 @@ impl Try {
         let bound = layers.build()?;
         let config = Config { spec: self.spec(&layers.root(), &bound)? };
         let options = CreateOptions {
-            config,
-            bundle: base.to_owned(),
-            console_socket: None,
-            pid_file: None,
-            pidfd_socket: None,
-            no_pivot: false,
-            no_new_keyring: false,
-            preserve_fds: 0,
-            listen_fds: 0,
-            listen_names: None,
-            notify_socket: None,
-            systemd_cgroup: false,
             rootless: if ordinary { Rootless::Yes } else { session.rootless },
-            start: Start::Here,
+            ..CreateOptions::new(config, base.to_owned(), Start::Here)
         };
         let life = Life { detach: false, keep: false, subreaper: true };
         let own = session.private(base.join("state"));

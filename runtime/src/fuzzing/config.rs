@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::host::Host;
 use crate::lsm::Modules;
 use crate::mount::Kind;
-use crate::options::{CreateOptions, Rootless, Start};
+use crate::options::{CreateOptions, Start};
 use crate::plan::{self, Plan};
 use crate::process::program::{Inherit, Program};
 use crate::procfs::Procfs;
@@ -122,22 +122,7 @@ fn plan_on(
     notify: Option<&Path>,
     warnings: &mut Vec<String>,
 ) -> Result<Plan, Error> {
-    let options = CreateOptions {
-        config: config.clone(),
-        bundle: PathBuf::from("/bundle"),
-        console_socket: None,
-        pid_file: None,
-        pidfd_socket: None,
-        no_pivot: false,
-        no_new_keyring: false,
-        preserve_fds: 0,
-        listen_fds: 0,
-        listen_names: None,
-        notify_socket: None,
-        systemd_cgroup: false,
-        rootless: Rootless::Auto,
-        start: Start::Later,
-    };
+    let options = CreateOptions::new(config.clone(), PathBuf::from("/bundle"), Start::Later);
     plan::plan("c1", &options, notify, host, warnings)
 }
 

@@ -28,22 +28,8 @@ fn host(uid: u32) -> Host {
 
 fn planned(config: &str, uid: u32) -> String {
     let mut warnings = Vec::new();
-    let options = CreateOptions {
-        config: parse_config(config.as_bytes(), &mut warnings).unwrap(),
-        bundle: PathBuf::from("/"),
-        console_socket: None,
-        pid_file: None,
-        pidfd_socket: None,
-        no_pivot: false,
-        no_new_keyring: false,
-        preserve_fds: 0,
-        listen_fds: 0,
-        listen_names: None,
-        notify_socket: None,
-        systemd_cgroup: false,
-        rootless: Rootless::Auto,
-        start: Start::Later,
-    };
+    let config = parse_config(config.as_bytes(), &mut warnings).unwrap();
+    let options = CreateOptions::new(config, PathBuf::from("/"), Start::Later);
     let plan = plan("name", &options, None, &host(uid), &mut warnings).unwrap();
     format!("{plan:#?}\nwarnings: {warnings:#?}\n")
 }
