@@ -1,7 +1,39 @@
-//! Exit statuses of children.
+//! Children of the calling process: forked, and their exit statuses.
+
+use std::os::fd::OwnedFd;
 
 use crate::error::{Context, Result};
+use crate::options::Parent;
 use crate::sys;
+use crate::sys::clone::{Cloned, SingleThreaded};
+
+/// The two returns of [`fork`].
+#[derive(Debug)]
+pub enum Forked {
+    /// In the new process.
+    Child,
+    /// In the caller: the child's pid, and a pidfd of it.
+    Parent(i32, OwnedFd),
+}
+
+/// Forks the calling process, which must have one thread: then ordinary code is safe in the child. The
+/// child ends by [`leave`] or by executing a program, and not by returning to the parent's code.
+///
+/// # Errors
+/// `EDEADLK` when there are more threads than one; otherwise those of clone(2).
+pub fn fork(parent: Parent) -> Result<Forked> {
+    const WHAT: &str = "a process";
+    let proof = SingleThreaded::check().context("fork", WHAT)?;
+    match sys::clone::clone3(&proof, 0, parent, None).context("fork", WHAT)? {
+        Cloned::Child(_) => Ok(Forked::Child),
+        Cloned::Parent { pid, pidfd } => Ok(Forked::Parent(pid, pidfd)),
+    }
+}
+
+/// Ends the calling process at once: no destructors, no exit functions.
+pub fn leave(status: i32) -> ! {
+    sys::clone::exit_now(status)
+}
 
 /// Gives `SIGCHLD` its default action in the calling process. A caller that ignored it hands that on
 /// through `execve`, and the kernel then reaps children unseen: no exit status, of hooks neither.

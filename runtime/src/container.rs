@@ -18,7 +18,7 @@ use crate::hooks::Kind;
 use crate::host::{self, Host};
 use crate::keyring::Keyring;
 use crate::lifecycle::Hooks;
-use crate::options::{CreateOptions, ExecOptions, Then};
+use crate::options::{Console, CreateOptions, ExecOptions, Then};
 use crate::plan;
 use crate::process::channel::Channel;
 use crate::process::program::Inherit;
@@ -366,7 +366,7 @@ impl Container {
         let in_user_namespace = listed & libc::CLONE_NEWUSER != 0;
         let program =
             plan::process(&options.process, &spec, &inherit, &host, in_user_namespace, warnings)?;
-        if program.terminal.is_some() && !options.foreground && options.console_socket.is_none() {
+        if program.terminal.is_some() && options.console == Console::Nobody {
             return Err(create::no_console());
         }
         let record = &self.record;
@@ -380,7 +380,7 @@ impl Container {
         };
         let mut cgroup = self.cgroup()?.sub(&options.cgroups)?;
         cgroup.prepare_join()?;
-        let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc)?;
+        let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc, options.parent)?;
         let mut entry = Entry { program: &exec_plan.program, proc: &host.proc, warnings };
         let mut waiting = born.join().wait(&mut entry)?;
         waiting.schedule(&exec_plan.program.scheduling)?;
@@ -391,7 +391,7 @@ impl Container {
             options.pid_file.as_deref(),
             options.pidfd_socket.as_deref(),
         )?;
-        let terminal = create::hand_over(terminal, options.console_socket.as_deref())?;
+        let terminal = create::hand_over(terminal, options.console.socket())?;
         let agent = Agent { spec: &spec, record: &self.record, status: Status::Running };
         let running = waiting.start(&agent)?;
         Ok(Process { pid: running.pid, pidfd: running.pidfd, terminal })

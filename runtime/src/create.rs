@@ -17,7 +17,7 @@ use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use crate::hooks::Kind;
 use crate::host::Host;
 use crate::lifecycle::Hooks;
-use crate::options::{CreateOptions, Start};
+use crate::options::{Console, CreateOptions, Parent, Start};
 use crate::plan::{self, Plan};
 use crate::process::channel::Channel;
 use crate::process::child::{self, Inherited, Waits};
@@ -28,7 +28,7 @@ use crate::requests::Creation;
 use crate::spec;
 use crate::state::{self, Options, Record, StateDir};
 use crate::sys;
-use crate::sys::clone::{Cloned, Parent, SingleThreaded};
+use crate::sys::clone::{Cloned, SingleThreaded};
 use crate::timestamp;
 use crate::tty;
 
@@ -106,7 +106,7 @@ pub(crate) fn create(
     // What was tolerated not to be made must not be missed by later commands.
     undo.record.cgroup = cgroup.recorded();
     let dir = undo.dir.as_ref().expect("set above");
-    let born = fork(&plan, &host, &cgroup, dir, socket)?;
+    let born = fork(&plan, &host, &cgroup, dir, socket, options.parent)?;
     undo.poststop = Some(&plan.hooks);
     let mut waiting = build(&plan, &host, born, warnings)?;
     waiting.schedule(&plan.program.scheduling)?;
@@ -117,7 +117,7 @@ pub(crate) fn create(
     undo.record.start_time = start_time;
     undo.dir.as_ref().expect("set above").write_record(&undo.record)?;
     waiting.recorded()?;
-    let terminal = hand_over(waiting.take_terminal(), options.console_socket.as_deref())?;
+    let terminal = hand_over(waiting.take_terminal(), options.console.socket())?;
     // The pid file is last: a create that fails leaves none.
     announce(
         waiting.pid(),
@@ -166,6 +166,7 @@ fn fork(
     cgroup: &Cgroup,
     dir: &StateDir,
     socket: Option<OwnedFd>,
+    parent: Parent,
 ) -> Result<Born> {
     const WHAT: &str = "the container's process";
     let joined = plan.namespaces.open()?;
@@ -176,8 +177,7 @@ fn fork(
     sys::process::set_dumpable(plan.maps.is_some() && !host.privileged())
         .context("set", "non-dumpable")?;
     let around = Around::enter(&plan.order, &plan.namespaces, &joined, &host.proc)?;
-    let cloned =
-        sys::clone::clone3(&proof, plan.order.clone as u64, Parent::Caller, cgroup.clone_target());
+    let cloned = sys::clone::clone3(&proof, plan.order.clone as u64, parent, cgroup.clone_target());
     match cloned.context("fork", WHAT) {
         Ok(Cloned::Child(proof)) => {
             drop(ours);
@@ -187,7 +187,7 @@ fn fork(
             child::run(Inherited { plan, channel: theirs, proc, cgroup, joined, waits, proof })
         }
         Ok(Cloned::Parent { pid, pidfd }) => {
-            let born = Born::new(pid, pidfd, ours);
+            let born = Born::new(pid, pidfd, ours, parent);
             around.leave()?;
             Ok(born)
         }
@@ -202,9 +202,9 @@ fn build(plan: &Plan, host: &Host, born: Born, warnings: &mut Vec<String>) -> Re
 }
 
 fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {
-    match (plan.program.terminal, &options.console_socket, options.start) {
-        (Some(_), None, Start::Later) => Err(no_console()),
-        (None, Some(_), _) => Err(Error::invalid(
+    match (plan.program.terminal, &options.console) {
+        (Some(_), Console::Nobody) => Err(no_console()),
+        (None, Console::Socket(_)) => Err(Error::invalid(
             "--console-socket",
             "cannot use console socket if runc will not detach or allocate tty",
         )),

@@ -18,8 +18,9 @@ use nix::unistd::{Gid, Pid, Uid, write};
 use oci_spec::runtime::LinuxIdMapping;
 
 use crate::error::{Call, Context, Error, ErrorKind, Result};
+use crate::options::Parent;
 use crate::sys;
-use crate::sys::clone::{Cloned, Parent, SingleThreaded};
+use crate::sys::clone::{Cloned, SingleThreaded};
 
 /// One line of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -45,11 +45,11 @@ mod validate;
 mod watcher;
 
 pub use cgroup::stats::Stats;
-pub use children::{keep_child_statuses, reap_child};
+pub use children::{Forked, fork, keep_child_statuses, leave, reap_child};
 pub use container::{Container, Listing, Process, Report, Status};
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
-pub use options::{CreateOptions, ExecOptions, Rootless, Start, Then};
+pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
 pub use seal::protect_own_binary;
 pub use spec::{Config, load_config, load_process, load_resources, parse_config};
 pub use timestamp::{rfc3339, rfc3339_nano};

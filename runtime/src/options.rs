@@ -1,6 +1,6 @@
 //! What callers say: how to create a container, run in it, and what they will do after.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Process as ProcessSpec;
 
@@ -16,6 +16,37 @@ pub enum Rootless {
     Yes,
     /// An error.
     No,
+}
+
+/// Who gets the other end of a process' terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// Nobody: a process with a terminal is refused.
+    Nobody,
+    /// The caller, in [`crate::Process::terminal`].
+    Caller,
+    /// Who listens on this Unix socket; a process without a terminal is refused.
+    Socket(PathBuf),
+}
+
+impl Console {
+    /// The socket, when it is one.
+    pub(crate) fn socket(&self) -> Option<&Path> {
+        match self {
+            Self::Socket(path) => Some(path),
+            Self::Nobody | Self::Caller => None,
+        }
+    }
+}
+
+/// Who becomes the parent of a process, gets its `SIGCHLD` and waits for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parent {
+    /// The caller.
+    #[default]
+    Caller,
+    /// The caller's own parent (`CLONE_PARENT`, clone(2)), for a caller that ends before the process.
+    Callers,
 }
 
 /// When the container's program is executed.
@@ -34,9 +65,8 @@ pub struct CreateOptions {
     pub config: Config,
     /// The bundle directory.
     pub bundle: PathBuf,
-    /// Receives the terminal's master end; required when the configuration asks for a terminal and
-    /// `start` is [`Start::Later`].
-    pub console_socket: Option<PathBuf>,
+    /// See [`Console`].
+    pub console: Console,
     /// Written before `create` returns: decimal, no newline, by rename.
     pub pid_file: Option<PathBuf>,
     /// Receives a pidfd of the container's process.
@@ -59,6 +89,8 @@ pub struct CreateOptions {
     pub rootless: Rootless,
     /// See [`Start`].
     pub start: Start,
+    /// See [`Parent`].
+    pub parent: Parent,
 }
 
 impl CreateOptions {
@@ -67,7 +99,10 @@ impl CreateOptions {
         Self {
             config,
             bundle,
-            console_socket: None,
+            console: match start {
+                Start::Later => Console::Nobody,
+                Start::Here => Console::Caller,
+            },
             pid_file: None,
             pidfd_socket: None,
             no_pivot: false,
@@ -79,6 +114,7 @@ impl CreateOptions {
             systemd_cgroup: false,
             rootless: Rootless::Auto,
             start,
+            parent: Parent::Caller,
         }
     }
 }
@@ -89,7 +125,7 @@ pub struct ExecOptions {
     /// The process, already merged with the command line's flags.
     pub process: ProcessSpec,
     /// As in [`CreateOptions`].
-    pub console_socket: Option<PathBuf>,
+    pub console: Console,
     /// As in [`CreateOptions`].
     pub pid_file: Option<PathBuf>,
     /// As in [`CreateOptions`].
@@ -100,8 +136,8 @@ pub struct ExecOptions {
     pub ignore_paused: bool,
     /// Sub-cgroups below the container's: `(controllers, path)`; empty controllers mean all.
     pub cgroups: Vec<(Vec<String>, PathBuf)>,
-    /// Whether the caller relays the terminal itself instead of a console socket.
-    pub foreground: bool,
+    /// As in [`CreateOptions`].
+    pub parent: Parent,
 }
 
 /// What the caller of a container in the foreground does when that has ended.

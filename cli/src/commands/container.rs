@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use runtime::{
-    Call, Container, Context, CreateOptions, ErrorKind, Start, Then, load_config, quote,
+    Call, Console, Container, Context, CreateOptions, ErrorKind, Parent, Start, Then, load_config,
+    quote,
 };
 
 use crate::environment::Environment;
@@ -63,7 +64,7 @@ impl NewContainer {
         Ok(CreateOptions {
             config,
             bundle,
-            console_socket: path(self.console_socket)?,
+            console: console(path(self.console_socket)?, detach),
             pid_file: path(self.pid_file)?,
             pidfd_socket: path(self.pidfd_socket)?,
             no_pivot: self.no_pivot,
@@ -75,7 +76,17 @@ impl NewContainer {
             systemd_cgroup: session.systemd_cgroup,
             rootless: session.rootless,
             start,
+            parent: Parent::Caller,
         })
+    }
+}
+
+/// Who gets a terminal: the socket that was named, or we, who relay it, unless we are about to leave.
+pub fn console(socket: Option<PathBuf>, detach: bool) -> Console {
+    match socket {
+        Some(socket) => Console::Socket(socket),
+        None if detach => Console::Nobody,
+        None => Console::Caller,
     }
 }
 

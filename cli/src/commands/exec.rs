@@ -3,9 +3,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process};
-use runtime::{Container, ExecOptions, Then, load_process};
+use runtime::{Container, ExecOptions, Parent, Then, load_process};
 
 use crate::argv::Order;
+use crate::commands::container::console;
 use crate::foreground::{Foreground, check_terminal};
 use crate::program::Failure;
 use crate::session::{Session, absolute};
@@ -98,13 +99,13 @@ impl super::Command for Exec {
         let path = |path: &Option<PathBuf>| path.as_deref().map(absolute).transpose();
         let options = ExecOptions {
             process,
-            console_socket: path(&self.console_socket)?,
+            console: console(path(&self.console_socket)?, self.detach),
             pid_file: path(&self.pid_file)?,
             pidfd_socket: path(&self.pidfd_socket)?,
             preserve_fds: self.preserve_fds,
             ignore_paused: self.ignore_paused,
             cgroups: cgroups(&self.cgroup)?,
-            foreground: !self.detach,
+            parent: Parent::Caller,
         };
         let process = session.warned(|warnings| container.exec(options, warnings))?;
         match foreground {

@@ -19,6 +19,7 @@ use nix::sys::stat::Mode;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Call, Context, Error, ErrorKind, Result};
 use crate::keyring::Keyring;
+use crate::options::Parent;
 use crate::plan;
 use crate::process::channel::{Channel, FromChild};
 use crate::process::child::{self, Asker};
@@ -28,7 +29,7 @@ use crate::process::program::Program;
 use crate::procfs::Procfs;
 use crate::scheduler::Affinity;
 use crate::sys;
-use crate::sys::clone::{Cloned, Parent, SingleThreaded};
+use crate::sys::clone::{Cloned, SingleThreaded};
 use crate::tty;
 
 /// What `/proc/PID/cmdline` of the joining process shows.
@@ -54,13 +55,19 @@ pub(crate) struct Target {
 }
 
 /// Clones the process. It waits for a word before it executes its program.
-pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs) -> Result<Born> {
+pub(crate) fn spawn(
+    plan: &Plan,
+    target: &Target,
+    cgroup: &Cgroup,
+    proc: &Procfs,
+    parent: Parent,
+) -> Result<Born> {
     let root = plan.chroot.then(|| open_root(target)).transpose()?;
     let (ours, theirs) = Channel::pair()?;
     let proof = SingleThreaded::check().context("fork", "the process")?;
     let home = plan.affinity.enter()?;
     sys::process::set_dumpable(false).context("set", "non-dumpable")?;
-    let mut cloned = sys::clone::clone3(&proof, 0, Parent::Caller, cgroup.clone_target());
+    let mut cloned = sys::clone::clone3(&proof, 0, parent, cgroup.clone_target());
     // Once systemd inside has passed controllers on, the container's own directory takes no more
     // processes ("no internal processes", cgroups(7)); where its init went, others may go.
     let nested = match &cloned {
@@ -72,7 +79,7 @@ pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs
     };
     let cgroup = nested.as_ref().unwrap_or(cgroup);
     if nested.is_some() {
-        cloned = sys::clone::clone3(&proof, 0, Parent::Caller, cgroup.clone_target());
+        cloned = sys::clone::clone3(&proof, 0, parent, cgroup.clone_target());
     }
     match cloned.context("fork", "the process")? {
         Cloned::Child(proof) => {
@@ -81,7 +88,7 @@ pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs
         }
         Cloned::Parent { pid, pidfd } => {
             drop((theirs, home));
-            Ok(Born::new(pid, pidfd, ours))
+            Ok(Born::new(pid, pidfd, ours, parent))
         }
     }
 }

@@ -8,11 +8,12 @@ use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
 use crate::error::{Call, Context, Error, Result};
 use crate::namespaces::{self, Open, Order, Plan};
+use crate::options::Parent;
 use crate::process::channel::{Channel, FromChild};
 use crate::process::child;
 use crate::procfs::Procfs;
 use crate::sys;
-use crate::sys::clone::{Cloned, Parent, SingleThreaded};
+use crate::sys::clone::{Cloned, SingleThreaded};
 
 /// Namespaces that the creator has entered, or prepared for its children; left again on drop.
 #[derive(Debug, Default)]

@@ -17,6 +17,7 @@ use crate::caps;
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::idmap::{Maps, Writer};
 use crate::mount::bind::Wanted;
+use crate::options::Parent;
 use crate::process::channel::{Channel, FromChild, FromCreator};
 use crate::procfs::Procfs;
 use crate::requests::{Agent, Creation, Entry, Limits};
@@ -28,6 +29,7 @@ use crate::sys;
 struct Guard {
     pid: i32,
     pidfd: Option<OwnedFd>,
+    parent: Parent,
 }
 
 impl Guard {
@@ -44,6 +46,7 @@ impl Guard {
         // Descriptors close a moment before the process can be waited for.
         let mut polled = [PollFd::new(self.pidfd(), PollFlags::POLLIN)];
         let _ = nix::poll::poll(&mut polled, PollTimeout::from(1000u16));
+        // Of another one's child (`Parent::Callers`) the kernel tells us no status.
         match waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) | Err(_) => None,
             Ok(status) => Some(status),
@@ -56,7 +59,13 @@ impl Drop for Guard {
         if let Some(pidfd) = &self.pidfd {
             // ESRCH: it is dead already, and perhaps reaped. There is nothing else to do in either case.
             let _ = sys::pidfd::send_signal(pidfd.as_fd(), libc::SIGKILL);
-            let _ = waitpid(Pid::from_raw(self.pid), None);
+            match self.parent {
+                Parent::Caller => drop(waitpid(Pid::from_raw(self.pid), None)),
+                Parent::Callers => {
+                    let mut polled = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+                    let _ = nix::poll::poll(&mut polled, PollTimeout::from(1000u16));
+                }
+            }
         }
     }
 }
@@ -69,8 +78,8 @@ pub(crate) struct Born {
 }
 
 impl Born {
-    pub(crate) fn new(pid: i32, pidfd: OwnedFd, channel: Channel) -> Self {
-        Self { guard: Guard { pid, pidfd: Some(pidfd) }, channel }
+    pub(crate) fn new(pid: i32, pidfd: OwnedFd, channel: Channel, parent: Parent) -> Self {
+        Self { guard: Guard { pid, pidfd: Some(pidfd), parent }, channel }
     }
 
     /// Writes id maps when there is a new user namespace, and lets the process go on.

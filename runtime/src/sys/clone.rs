@@ -11,6 +11,7 @@ use nix::errno::Errno;
 
 use super::{Result, check};
 use crate::error::{Call, Failure};
+use crate::options::Parent;
 
 /// Linux 5.7. libc's constant is an int, which cannot hold this bit.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -43,15 +44,6 @@ pub(crate) enum Cloned {
         /// Its pidfd.
         pidfd: OwnedFd,
     },
-}
-
-/// Who becomes the new process's parent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Parent {
-    /// The caller, which gets SIGCHLD.
-    Caller,
-    /// The caller's own parent (`CLONE_PARENT`).
-    Callers,
 }
 
 /// Forks with new namespaces (`CLONE_NEW*` in `flags`), into a cgroup2 directory when given.
