@@ -1,0 +1,2 @@
+//! `containerd-shim-bulkhead-v2`: containerd's runtime shim over the `runtime` library.
+fn main() {}
