@@ -1,6 +1,6 @@
 //! Children of the calling process: forked, and their exit statuses.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::error::{Context, Result};
 use crate::options::Parent;
@@ -28,6 +28,15 @@ pub fn fork(parent: Parent) -> Result<Forked> {
         Cloned::Child(_) => Ok(Forked::Child),
         Cloned::Parent { pid, pidfd } => Ok(Forked::Parent(pid, pidfd)),
     }
+}
+
+/// Closes every descriptor but the standard streams and `keep`. Only for a forked child, which never
+/// drops what its parent's code owns.
+///
+/// # Errors
+/// Those of close_range(2).
+pub fn close_all_but(keep: BorrowedFd<'_>) -> Result<()> {
+    sys::fd::close_all_but(keep, 0).context("close", "the parent's files")
 }
 
 /// Ends the calling process at once: no destructors, no exit functions.

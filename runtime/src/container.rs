@@ -391,7 +391,7 @@ impl Container {
             options.pid_file.as_deref(),
             options.pidfd_socket.as_deref(),
         )?;
-        let terminal = create::hand_over(terminal, options.console.socket())?;
+        let terminal = create::hand_over(terminal, &options.console)?;
         let agent = Agent { spec: &spec, record: &self.record, status: Status::Running };
         let running = waiting.start(&agent)?;
         Ok(Process { pid: running.pid, pidfd: running.pidfd, terminal })

@@ -3,20 +3,19 @@
 //! Every side effect is described in the state directory before it happens and undone by [`Undo`]
 //! when a later step fails, so an error leaves nothing and a SIGKILL leaves only what `delete` finds.
 
-use std::io::{IoSlice, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::SystemTime;
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-
 use crate::cgroup::{Cgroup, Recorded};
 use crate::container::Process;
-use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
+use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::hooks::Kind;
 use crate::host::Host;
 use crate::lifecycle::Hooks;
+use crate::messages::send_message;
 use crate::options::{Console, CreateOptions, Parent, Start};
 use crate::plan::{self, Plan};
 use crate::process::channel::Channel;
@@ -117,7 +116,7 @@ pub(crate) fn create(
     undo.record.start_time = start_time;
     undo.dir.as_ref().expect("set above").write_record(&undo.record)?;
     waiting.recorded()?;
-    let terminal = hand_over(waiting.take_terminal(), options.console.socket())?;
+    let terminal = hand_over(waiting.take_terminal(), &options.console)?;
     // The pid file is last: a create that fails leaves none.
     announce(
         waiting.pid(),
@@ -233,16 +232,16 @@ pub(crate) fn announce(
     file.map_or(Ok(()), |path| write_pid_file(path, pid))
 }
 
-/// Hands a terminal over, or back when there is no console socket. A terminal of one's own has its
-/// output modes untouched for who gets it; one that comes back is for [`tty::Terminal::raw`].
-pub(crate) fn hand_over(
-    terminal: Option<OwnedFd>,
-    socket: Option<&Path>,
-) -> Result<Option<OwnedFd>> {
-    match (terminal, socket) {
-        (Some(master), Some(path)) => tty::send_terminal(path, master.as_fd()).map(|()| None),
-        (Some(master), None) => tty::bare_line_feeds(master.as_fd()).map(|()| Some(master)),
-        (None, _) => Ok(None),
+/// Hands a terminal over, or back to the caller.
+pub(crate) fn hand_over(terminal: Option<OwnedFd>, console: &Console) -> Result<Option<OwnedFd>> {
+    match (terminal, console) {
+        (Some(master), Console::Socket(path)) => {
+            tty::send_terminal(path, master.as_fd()).map(|()| None)
+        }
+        (Some(master), Console::Foreground) => {
+            tty::bare_line_feeds(master.as_fd()).map(|()| Some(master))
+        }
+        (terminal, _) => Ok(terminal),
     }
 }
 
@@ -268,15 +267,5 @@ fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
 fn send_pidfd(path: &Path, pidfd: BorrowedFd<'_>) -> Result<()> {
     let context = || format!("pidfd to {}", quote(path));
     let socket = UnixStream::connect(path).call("connect").context("send", context())?;
-    let fds = [pidfd.as_raw_fd()];
-    sendmsg::<()>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(b"pidfd")],
-        &[ControlMessage::ScmRights(&fds)],
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )
-    .map_err(|errno| Failure { call: "sendmsg", errno })
-    .context("send", context())
-    .map(drop)
+    send_message(socket.as_fd(), b"pidfd", &[pidfd]).context("send", context()).map(drop)
 }

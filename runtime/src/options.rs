@@ -1,6 +1,6 @@
 //! What callers say: how to create a container, run in it, and what they will do after.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oci_spec::runtime::Process as ProcessSpec;
 
@@ -23,20 +23,13 @@ pub enum Rootless {
 pub enum Console {
     /// Nobody: a process with a terminal is refused.
     Nobody,
-    /// The caller, in [`crate::Process::terminal`].
+    /// The caller, in [`crate::Process::terminal`], who shows it on a terminal or in a log of its own:
+    /// that turns line feeds into new lines by itself, so `ONLCR` is off.
+    Foreground,
+    /// The caller, who passes it on to somebody with a raw terminal: the kernel's modes.
     Caller,
     /// Who listens on this Unix socket; a process without a terminal is refused.
     Socket(PathBuf),
-}
-
-impl Console {
-    /// The socket, when it is one.
-    pub(crate) fn socket(&self) -> Option<&Path> {
-        match self {
-            Self::Socket(path) => Some(path),
-            Self::Nobody | Self::Caller => None,
-        }
-    }
 }
 
 /// Who becomes the parent of a process, gets its `SIGCHLD` and waits for it.
@@ -101,7 +94,7 @@ impl CreateOptions {
             bundle,
             console: match start {
                 Start::Later => Console::Nobody,
-                Start::Here => Console::Caller,
+                Start::Here => Console::Foreground,
             },
             pid_file: None,
             pidfd_socket: None,

@@ -108,7 +108,10 @@ pub fn load_process(path: &Path, warnings: &mut Vec<String>) -> Result<Process> 
 }
 
 /// Parses the text of a `process.json`.
-pub(crate) fn parse_process(json: &[u8], warnings: &mut Vec<String>) -> Result<Process> {
+///
+/// # Errors
+/// As [`load_config`].
+pub fn parse_process(json: &[u8], warnings: &mut Vec<String>) -> Result<Process> {
     let mut value = json::read(json, &schema::PROCESS, "process.json", warnings)?;
     let affinity = tolerate_process(&mut value, "", warnings)?;
     let mut process: Process = typed(value, "process.json")?;

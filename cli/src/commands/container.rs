@@ -86,7 +86,7 @@ pub fn console(socket: Option<PathBuf>, detach: bool) -> Console {
     match socket {
         Some(socket) => Console::Socket(socket),
         None if detach => Console::Nobody,
-        None => Console::Caller,
+        None => Console::Foreground,
     }
 }
 

@@ -5,16 +5,14 @@
 //! carry their own length, which is checked against the frame. Nothing from the container's files
 //! is ever read from this socket: both ends are our code.
 
-use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::error::{Call, Cause, Context, Error, ErrorKind, Failure, Result};
+use crate::messages::send_message;
 use crate::sys;
 
 /// Longest frame. An error's text is cut to fit.
@@ -108,22 +106,7 @@ impl Channel {
     ) -> std::result::Result<(), Failure> {
         let mut bytes = Vec::with_capacity(64);
         frame.write(&mut Writer(&mut bytes));
-        let fds: [RawFd; 1] = [fd.map_or(-1, |fd| fd.as_raw_fd())];
-        let rights = [ControlMessage::ScmRights(&fds)];
-        let control: &[ControlMessage<'_>] = if fd.is_some() { &rights } else { &[] };
-        loop {
-            let sent = sendmsg::<()>(
-                self.0.as_raw_fd(),
-                &[IoSlice::new(&bytes)],
-                control,
-                MsgFlags::MSG_NOSIGNAL,
-                None,
-            );
-            match sent {
-                Err(Errno::EINTR) => continue,
-                other => return other.map(drop).call("sendmsg"),
-            }
-        }
+        send_message(self.0.as_fd(), &bytes, fd.as_slice()).map(drop)
     }
 
     /// Receives one frame; `None` when the peer closed its end.
@@ -133,12 +116,12 @@ impl Channel {
         // Asking for the length is one call; a zeroed buffer for the longest frame is 16 page faults.
         let length = sys::fd::next_length(self.0.as_fd())?;
         let mut bytes = vec![0u8; length.min(FRAME)];
-        let (length, fd) = sys::fd::receive(self.0.as_fd(), &mut bytes)?;
+        let (length, fds) = sys::fd::receive(self.0.as_fd(), &mut bytes)?;
         if length == 0 {
             return Ok(None);
         }
         match F::read(&mut Reader(&bytes[..length])) {
-            Some(frame) => Ok(Some((frame, fd))),
+            Some(frame) => Ok(Some((frame, fds.into_iter().next()))),
             None => Err(Failure { call: "recvmsg", errno: Errno::EBADMSG }),
         }
     }

@@ -62,12 +62,9 @@ pub(crate) fn next_length(socket: BorrowedFd<'_>) -> Result<usize> {
     }
 }
 
-/// Receives one message and the first descriptor that comes with it (others are closed).
+/// Receives one message and the descriptors that come with it, at most four (others are closed).
 /// A peer that has closed the connection gives length 0, after what it said last. recvmsg(2).
-pub(crate) fn receive(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-) -> Result<(usize, Option<OwnedFd>)> {
+pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>)> {
     let mut control = nix::cmsg_space!([RawFd; 4]);
     loop {
         let mut parts = [IoSliceMut::new(bytes)];
@@ -92,7 +89,7 @@ pub(crate) fn receive(
                 owned.extend(fds.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
             }
         }
-        return Ok((message.bytes, owned.into_iter().next()));
+        return Ok((message.bytes, owned));
     }
 }
 

@@ -1,0 +1,44 @@
+//! Messages with descriptors over a Unix socket: unix(7), "SCM_RIGHTS".
+
+use std::io::IoSlice;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use crate::error::Failure;
+use crate::sys;
+
+/// Sends `bytes`, or as many of them as a stream takes, with copies of `fds`. Returns how many bytes
+/// were sent. A peer that is gone is `EPIPE`, never a signal.
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn send_message(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> Result<usize, Failure> {
+    let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&numbers)];
+    let control = if fds.is_empty() { &[][..] } else { &rights[..] };
+    loop {
+        let parts = [IoSlice::new(bytes)];
+        match sendmsg::<()>(socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(Errno::EINTR) => {}
+            other => return other.map_err(|errno| Failure { call: "sendmsg", errno }),
+        }
+    }
+}
+
+/// Receives a message into `bytes`: how long it is, and the descriptors that came with it (at most
+/// four, close-on-exec). Length 0 when the peer has closed the connection.
+///
+/// # Errors
+/// Those of recvmsg(2).
+pub fn receive_message(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+) -> Result<(usize, Vec<OwnedFd>), Failure> {
+    sys::fd::receive(socket, bytes)
+}
