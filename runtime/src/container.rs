@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 
 use crate::cgroup::Cgroup;
 use crate::cgroup::stats::Stats;
+use crate::cgroup::victim::Victim;
 use crate::create;
 use crate::error::{Context, Error, ErrorKind, Result, quote};
 use crate::hooks::Kind;
@@ -452,6 +453,23 @@ impl Container {
         Ok(())
     }
 
+    /// Sends a signal to every process of the container, its init's end notwithstanding.
+    ///
+    /// # Errors
+    /// The cgroup cannot be read or written.
+    pub fn kill_all(&self, signal: i32) -> Result<()> {
+        self.cgroup()?.kill(signal)
+    }
+
+    /// Kills what an init that has ended left behind. With a pid namespace of its own that is nothing:
+    /// the kernel has done it.
+    ///
+    /// # Errors
+    /// As [`Container::kill_all`].
+    pub fn kill_remains(&self) -> Result<()> {
+        if self.record.options.own_pid_namespace { Ok(()) } else { self.kill_all(libc::SIGKILL) }
+    }
+
     /// Removes a stopped or created container; with `force` a running one too. Runs the poststop
     /// hooks, whose failures are warnings.
     ///
@@ -563,8 +581,12 @@ impl Container {
     }
 
     /// Calls `seen` for every kill by the kernel's OOM killer in the cgroup, until `until` becomes
-    /// readable or the cgroup is gone.
-    pub fn watch_oom(&self, until: BorrowedFd<'_>, seen: &mut dyn FnMut()) -> Result<()> {
+    /// readable or the cgroup is gone; with the victim where the kernel log tells of it.
+    pub fn watch_oom(
+        &self,
+        until: BorrowedFd<'_>,
+        seen: &mut dyn FnMut(Option<Victim>),
+    ) -> Result<()> {
         self.cgroup()?.watch_oom(until, seen)
     }
 }

@@ -46,6 +46,7 @@ mod validate;
 mod watcher;
 
 pub use cgroup::stats::Stats;
+pub use cgroup::victim::Victim;
 pub use children::{Forked, close_all_but, fork, keep_child_statuses, leave, reap_child};
 pub use container::{Container, Listing, Process, Report, Status};
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
@@ -55,4 +56,4 @@ pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, 
 pub use seal::protect_own_binary;
 pub use spec::{Config, load_config, load_process, load_resources, parse_config, parse_process};
 pub use timestamp::{rfc3339, rfc3339_nano};
-pub use tty::{Terminal, copy_size, send_terminal};
+pub use tty::{Terminal, copy_size, send_terminal, set_size};

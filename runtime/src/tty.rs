@@ -225,7 +225,12 @@ fn name(master: BorrowedFd<'_>) -> Result<String> {
 /// Gives the terminal behind a master end the window size of another terminal.
 pub fn copy_size(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
     let (columns, rows) = sys::tty::size(from).context("read size of", "terminal")?;
-    sys::tty::set_size(to, columns, rows).context("resize", "pseudo-terminal")
+    set_size(to, columns, rows)
+}
+
+/// Sets the window size of the terminal behind a master end.
+pub fn set_size(master: BorrowedFd<'_>, columns: u16, rows: u16) -> Result<()> {
+    sys::tty::set_size(master, columns, rows).context("resize", "pseudo-terminal")
 }
 
 /// The caller's terminal in raw mode; its modes are restored on drop.

@@ -28,6 +28,7 @@ pub mod stats;
 mod tests;
 mod v1;
 mod v2;
+pub mod victim;
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};

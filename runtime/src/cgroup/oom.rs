@@ -13,17 +13,23 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::uio::pread;
 
+use super::victim::{KernelLog, Victim};
 use super::{Cgroup, Group, knob};
 use crate::error::{Call, Context, Error, Failure, Result, quote};
 
 impl Cgroup {
     /// Calls `seen` for every kill by the kernel for lack of memory, until `until` becomes readable
-    /// or the cgroup is empty or gone.
-    pub fn watch_oom(&self, until: BorrowedFd<'_>, seen: &mut dyn FnMut()) -> Result<()> {
+    /// or the cgroup is empty or gone. A kill at that very moment is told.
+    pub fn watch_oom(
+        &self,
+        until: BorrowedFd<'_>,
+        seen: &mut dyn FnMut(Option<Victim>),
+    ) -> Result<()> {
+        let log = KernelLog::open();
         let (group, result) = if let Some(group) = self.v1("memory") {
-            (group, watch_v1(group, until, seen))
+            (group, watch_v1(group, until, &mut || seen(log.next(&group.at.path))))
         } else if let Some(group) = self.unified() {
-            (group, watch_v2(group, until, seen))
+            (group, watch_v2(group, until, &mut || seen(log.next(&group.at.path))))
         } else {
             return Err(Error::unsupported("watch memory of", "container", "it has no cgroup"));
         };
@@ -41,12 +47,9 @@ fn watch_v1(group: &Group, until: BorrowedFd<'_>, seen: &mut dyn FnMut()) -> Res
     let line = format!("{} {}", event.as_fd().as_raw_fd(), control.as_raw_fd());
     knob::put(&group.dir, "cgroup.event_control", &line)?;
     loop {
-        let events = wait(&[event.as_fd()], PollFlags::POLLIN, until)?;
-        if events.until {
-            return Ok(());
-        }
+        let ready = wait(&[event.as_fd()], PollFlags::POLLIN, until)?;
         let count = match event.read() {
-            Err(Errno::EAGAIN) => continue,
+            Err(Errno::EAGAIN) => 0,
             result => result.call("read")?,
         };
         // The removal of the cgroup is signalled as well.
@@ -54,6 +57,9 @@ fn watch_v1(group: &Group, until: BorrowedFd<'_>, seen: &mut dyn FnMut()) -> Res
             return Ok(());
         }
         (0..count).for_each(|_| seen());
+        if ready.until {
+            return Ok(());
+        }
     }
 }
 
@@ -61,16 +67,16 @@ fn watch_v2(group: &Group, until: BorrowedFd<'_>, seen: &mut dyn FnMut()) -> Res
     let memory = knob::open(&group.dir, "memory.events", OFlag::O_RDONLY)?;
     let cgroup = knob::open(&group.dir, "cgroup.events", OFlag::O_RDONLY)?;
     let mut before = counter(&memory, "oom_kill")?;
+    let mut ended = false;
     loop {
         let populated = counter(&cgroup, "populated")?;
         let kills = counter(&memory, "oom_kill")?;
         (before..kills).for_each(|_| seen());
         before = kills;
-        if populated == 0
-            || wait(&[memory.as_fd(), cgroup.as_fd()], PollFlags::POLLPRI, until)?.until
-        {
+        if populated == 0 || ended {
             return Ok(());
         }
+        ended = wait(&[memory.as_fd(), cgroup.as_fd()], PollFlags::POLLPRI, until)?.until;
     }
 }
 

@@ -364,14 +364,15 @@ fn kills_for_lack_of_memory_are_seen() {
     let (told, hear) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
         let (cgroup, end) = (&test.cgroup, &end);
-        let watch =
-            scope.spawn(move || cgroup.watch_oom(end.as_fd(), &mut || told.send(()).unwrap()));
+        let watch = scope
+            .spawn(move || cgroup.watch_oom(end.as_fd(), &mut |victim| told.send(victim).unwrap()));
         // Kills before the watch is set up are not its business.
         while !watching() {
             std::thread::yield_now();
         }
         go(&mut child);
-        hear.recv().unwrap();
+        let victim = hear.recv().unwrap().expect("root may read the kernel log");
+        assert_eq!((victim.pid, victim.name.as_str()), (child.id() as i32, "tail"));
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         drop(_hold);
         watch.join().unwrap().unwrap();
