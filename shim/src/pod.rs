@@ -1,0 +1,598 @@
+//! The containers of one shim, and what happens to them.
+//!
+//! Every method is a call of the task service in terms of our own; [`crate::service`] translates. No
+//! lock is held over anything that takes time: a create that hangs in a hook does not keep `State` of
+//! another container from being answered.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use containerd_shim_protos::ttrpc::{self, Code};
+use nix::libc::SIGKILL;
+use runtime::{Status, Victim};
+
+use crate::announce::Events;
+use crate::code::{self, status};
+use crate::log::Log;
+use crate::process::{Exit, Phase, Process};
+use crate::rootfs::Mount;
+use crate::spawner::{Done, Spawner};
+use crate::stdio::{self, Named, Owner};
+use crate::terminal::Terminal;
+use crate::work::{self, Name, Request};
+
+/// How long a deletion waits for the end of a process that was killed, and for its last output.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// One container.
+#[derive(Debug)]
+pub struct Container {
+    /// Its state root and id.
+    pub name: Name,
+    /// Bundle directory.
+    pub bundle: PathBuf,
+    /// When it was created.
+    pub created: SystemTime,
+    /// Its first process.
+    pub init: Arc<Process>,
+    /// The library's container.
+    pub handle: runtime::Container,
+    others: Mutex<Others>,
+}
+
+/// The processes that were added to a container.
+#[derive(Debug, Default)]
+struct Others {
+    processes: HashMap<String, Arc<Process>>,
+    /// How many of them have begun and not been told to have ended.
+    live: usize,
+    /// The init's exit waits for them.
+    init_ended: bool,
+}
+
+impl Container {
+    fn others(&self) -> MutexGuard<'_, Others> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The exec id of a pid, where one has it.
+    pub fn exec_of(&self, pid: i32) -> Option<String> {
+        let others = self.others();
+        let found = others.processes.values().find(|process| process.state().pid == pid);
+        found.map(|process| process.exec.clone())
+    }
+}
+
+/// How to create a container.
+#[derive(Debug)]
+pub struct NewContainer {
+    /// Its id.
+    pub id: String,
+    /// Bundle directory.
+    pub bundle: PathBuf,
+    /// State root.
+    pub root: PathBuf,
+    /// What to mount for its root file system.
+    pub rootfs: Vec<Mount>,
+    /// Its streams.
+    pub streams: Named,
+    /// Use `MS_MOVE` instead of `pivot_root(2)`.
+    pub no_pivot: bool,
+    /// Keep the shim's session keyring.
+    pub no_new_keyring: bool,
+    /// Leave cgroups to systemd.
+    pub systemd_cgroup: bool,
+}
+
+/// Everything that the shim knows.
+#[derive(Debug)]
+pub struct Pod {
+    spawner: Spawner,
+    events: Events,
+    log: Log,
+    namespace: String,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    containers: HashMap<String, Arc<Container>>,
+    /// Ids whose container is being made.
+    creating: HashSet<String>,
+    /// Processes by pid, until they have ended.
+    running: HashMap<i32, Arc<Process>>,
+    /// Children that ended while a worker had not yet told whose they were.
+    early: HashMap<i32, Exit>,
+    /// Workers that may yet tell of a process.
+    births: usize,
+}
+
+impl Pod {
+    /// A pod without containers.
+    pub fn new(spawner: Spawner, events: Events, log: Log, namespace: String) -> Self {
+        Self { spawner, events, log, namespace, table: Mutex::default() }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shim's events.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Whether there is no container, and none in the making.
+    pub fn is_empty(&self) -> bool {
+        let table = self.table();
+        table.containers.is_empty() && table.creating.is_empty()
+    }
+
+    /// A container.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn container(&self, id: &str) -> ttrpc::Result<Arc<Container>> {
+        let found = self.table().containers.get(id).cloned();
+        found.ok_or_else(|| status(Code::NOT_FOUND, format!("container {id:?} does not exist")))
+    }
+
+    /// A process of a container; its init for an empty `exec`.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn process(&self, id: &str, exec: &str) -> ttrpc::Result<Arc<Process>> {
+        let container = self.container(id)?;
+        if exec.is_empty() {
+            return Ok(Arc::clone(&container.init));
+        }
+        let found = container.others().processes.get(exec).cloned();
+        found.ok_or_else(|| {
+            status(Code::NOT_FOUND, format!("process {exec:?} of container {id:?} does not exist"))
+        })
+    }
+
+    /// Creates a container and returns its pid.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, or what failed; nothing is left then.
+    pub fn create(self: &Arc<Self>, new: NewContainer) -> ttrpc::Result<i32> {
+        {
+            let mut table = self.table();
+            if table.containers.contains_key(&new.id) || !table.creating.insert(new.id.clone()) {
+                let text = format!("container {:?} already exists", new.id);
+                return Err(status(Code::ALREADY_EXISTS, text));
+            }
+        }
+        let id = new.id.clone();
+        let created = self.create_reserved(new);
+        self.table().creating.remove(&id);
+        created
+    }
+
+    fn create_reserved(self: &Arc<Self>, new: NewContainer) -> ttrpc::Result<i32> {
+        let NewContainer { id, bundle, root, rootfs, streams, .. } = new;
+        let name = Name { root, id };
+        let request = Request::Create(work::Create {
+            name: name.clone(),
+            bundle: bundle.clone(),
+            rootfs: rootfs.clone(),
+            terminal: streams.terminal,
+            no_pivot: new.no_pivot,
+            no_new_keyring: new.no_new_keyring,
+            systemd_cgroup: new.systemd_cgroup,
+        });
+        let init = Arc::new(Process::new(&name.id, "", streams, Phase::Created));
+        self.bear(&init, &request)?;
+        let pid = init.state().pid;
+        let handle = runtime::Container::load(&name.root, &name.id);
+        let handle = handle.map_err(|error| code::rpc(&error)).inspect_err(|_| {
+            // It was there a moment ago; whoever deleted it has won.
+            self.forget(&init);
+        })?;
+        let others = Mutex::default();
+        let container = Arc::new(Container {
+            name,
+            bundle,
+            created: SystemTime::now(),
+            init: Arc::clone(&init),
+            handle,
+            others,
+        });
+        self.watch_oom(&container);
+        self.events.created(&container, &rootfs, pid);
+        let id = container.name.id.clone();
+        self.table().containers.insert(id, container);
+        self.release(&init);
+        Ok(pid)
+    }
+
+    /// Makes a process: opens its streams, has a worker make it, and knows it by its pid from then on.
+    /// Its exit is held back; the caller releases it.
+    fn bear(&self, process: &Arc<Process>, request: &Request) -> ttrpc::Result<()> {
+        let owner = Owner { namespace: &self.namespace, container: &process.container };
+        let streams = stdio::open(&process.streams, owner).map_err(|error| code::rpc(&error))?;
+        process.state().hold();
+        self.table().births += 1;
+        let [stdin, stdout, stderr] = &streams.given;
+        let done = self.spawner.call(request, [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]);
+        drop(streams.given);
+        let adopted = done.and_then(|done| self.adopt(process, done, streams.kept));
+        let mut table = self.table();
+        table.births -= 1;
+        if table.births == 0 {
+            table.early.clear();
+        }
+        drop(table);
+        if adopted.is_err() {
+            process.state().release();
+        }
+        adopted
+    }
+
+    fn adopt(
+        &self,
+        process: &Arc<Process>,
+        done: Done,
+        mut kept: stdio::Kept,
+    ) -> ttrpc::Result<()> {
+        self.warn(&process.container, &done.warnings);
+        let mut fds = done.fds.into_iter();
+        let Some(pidfd) = fds.next() else {
+            return Err(status(
+                Code::INTERNAL,
+                "the shim's worker sent no descriptor of the process",
+            ));
+        };
+        let handle = runtime::Process { pid: done.pid, pidfd, terminal: None };
+        let terminal = match (fds.next(), kept.relayed.take()) {
+            (Some(master), Some(fifos)) => {
+                let relayed = Terminal::relay(master, fifos).inspect_err(|_| {
+                    // Without its terminal it is of no use to anybody.
+                    let _ = handle.signal(SIGKILL);
+                });
+                Some(relayed.map_err(|error| code::rpc(&error))?)
+            }
+            _ => None,
+        };
+        {
+            let mut state = process.state();
+            state.pid = done.pid;
+            state.handle = Some(handle);
+            state.kept = kept;
+            state.terminal = terminal;
+        }
+        let mut table = self.table();
+        match table.early.remove(&done.pid) {
+            Some(exit) => {
+                drop(table);
+                process.state().exited(exit);
+            }
+            None => drop(table.running.insert(done.pid, Arc::clone(process))),
+        }
+        Ok(())
+    }
+
+    fn warn(&self, container: &str, warnings: &[String]) {
+        for warning in warnings {
+            self.log.warning(&format!("container {container:?}: {warning}"));
+        }
+    }
+
+    fn forget(&self, process: &Process) {
+        let pid = process.state().pid;
+        self.table().running.remove(&pid);
+    }
+
+    /// Ends a hold on the exit of `process`, and tells an exit that waited for it.
+    fn release(&self, process: &Arc<Process>) {
+        let due = process.state().release();
+        if due {
+            self.end(process);
+        }
+    }
+
+    /// A child of the shim has ended.
+    pub fn reaped(&self, pid: i32, status: u8) {
+        let exit = Exit { status: u32::from(status), at: SystemTime::now() };
+        let mut table = self.table();
+        let Some(process) = table.running.remove(&pid) else {
+            // A worker, an orphan, a logging program; or a process that nobody has told us of yet.
+            if table.births > 0 {
+                table.early.insert(pid, exit);
+            }
+            return;
+        };
+        drop(table);
+        let due = process.state().exited(exit);
+        if due {
+            self.end(&process);
+        }
+    }
+
+    /// Tells the end of a process, of an init after those of all others.
+    fn end(&self, process: &Arc<Process>) {
+        let container = self.table().containers.get(&process.container).cloned();
+        let Some(container) = container else {
+            self.tell(process);
+            return;
+        };
+        if !process.is_init() {
+            self.tell(process);
+            self.buried(&container);
+            return;
+        }
+        let waits = {
+            let mut others = container.others();
+            others.init_ended = true;
+            others.live > 0
+        };
+        // With a pid namespace of its own the kernel has killed the rest.
+        if let Err(error) = container.handle.kill_remains() {
+            self.log.warning(&error.to_string());
+        }
+        if !waits {
+            self.tell(process);
+        }
+    }
+
+    /// One process less beside the init.
+    fn buried(&self, container: &Container) {
+        let last = {
+            let mut others = container.others();
+            others.live -= 1;
+            others.live == 0 && others.init_ended
+        };
+        if last {
+            self.tell(&container.init);
+        }
+    }
+
+    fn tell(&self, process: &Process) {
+        let mut state = process.state();
+        if state.phase == Phase::Stopped {
+            return;
+        }
+        if let Some(exit) = state.exit {
+            self.events.exited(process, state.pid, exit);
+        }
+        state.stop();
+    }
+
+    /// Starts a process and returns its pid.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` for one that was started before; what failed.
+    pub fn start(self: &Arc<Self>, id: &str, exec: &str) -> ttrpc::Result<i32> {
+        let container = self.container(id)?;
+        let process = self.process(id, exec)?;
+        let from = if process.is_init() { Phase::Created } else { Phase::Added };
+        {
+            let mut state = process.state();
+            if state.phase != from {
+                let text = format!(
+                    "cannot start process {:?} of container {id:?}: it was started before",
+                    process.id()
+                );
+                return Err(status(Code::FAILED_PRECONDITION, text));
+            }
+            state.phase = Phase::Starting;
+            state.hold();
+        }
+        let started = if process.is_init() {
+            self.start_init(&container)
+        } else {
+            self.start_exec(&container, &process)
+        };
+        {
+            let mut state = process.state();
+            match started {
+                Ok(()) => state.phase = Phase::Running,
+                Err(_) if process.is_init() => state.phase = Phase::Created,
+                Err(_) => {}
+            }
+        }
+        if started.is_ok() {
+            let pid = process.state().pid;
+            self.events.started(&process, pid);
+        }
+        self.release(&process);
+        started.map(|()| process.state().pid)
+    }
+
+    fn start_init(&self, container: &Container) -> ttrpc::Result<()> {
+        let null = null()?;
+        let request = Request::Start(container.name.clone());
+        let done = self.spawner.call(&request, [null.as_fd(); 3])?;
+        self.warn(&container.name.id, &done.warnings);
+        Ok(())
+    }
+
+    fn start_exec(&self, container: &Arc<Container>, process: &Arc<Process>) -> ttrpc::Result<()> {
+        container.others().live += 1;
+        let request = Request::Exec(work::Exec {
+            name: container.name.clone(),
+            process: process.specification().to_owned(),
+            terminal: process.streams.terminal,
+        });
+        let born = self.bear(process, &request);
+        match &born {
+            Ok(()) => self.release(process),
+            Err(_) => {
+                // Who waits for it is let go, as under runc's shim.
+                let mut state = process.state();
+                state.exit = Some(Exit { status: 255, at: SystemTime::now() });
+                state.stop();
+                drop(state);
+                self.buried(container);
+            }
+        }
+        born
+    }
+
+    /// Adds a process, which `start` then makes.
+    ///
+    /// # Errors
+    /// `AlreadyExists`; `FailedPrecondition` for a container whose init has ended.
+    pub fn exec(&self, id: &str, exec: &str, json: String, streams: Named) -> ttrpc::Result<()> {
+        let container = self.container(id)?;
+        if container.init.state().phase == Phase::Stopped {
+            let text = format!("cannot exec in container {id:?}: container not running");
+            return Err(status(Code::FAILED_PRECONDITION, text));
+        }
+        let process = Process::new(id, exec, streams, Phase::Added).with_specification(json);
+        {
+            let mut others = container.others();
+            if others.processes.contains_key(exec) {
+                let text = format!("process {exec:?} of container {id:?} already exists");
+                return Err(status(Code::ALREADY_EXISTS, text));
+            }
+            others.processes.insert(exec.to_owned(), Arc::new(process));
+        }
+        self.events.exec_added(id, exec);
+        Ok(())
+    }
+
+    /// Deletes a process that has ended or was never started, or with its init the container.
+    /// Returns its pid and how it ended.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while it runs; what failed, and then it can be tried again.
+    pub fn delete(&self, id: &str, exec: &str) -> ttrpc::Result<(i32, Option<Exit>)> {
+        let container = self.container(id)?;
+        let process = self.process(id, exec)?;
+        let phase = process.state().phase;
+        if matches!(phase, Phase::Starting | Phase::Running) {
+            let text =
+                format!("cannot delete running process {:?} of container {id:?}", process.id());
+            return Err(status(Code::FAILED_PRECONDITION, text));
+        }
+        if process.is_init() {
+            self.delete_container(&container)?;
+        } else {
+            container.others().processes.remove(exec);
+        }
+        Self::await_output(&process);
+        let state = process.state();
+        let (pid, exit) = (state.pid, state.exit);
+        drop(state);
+        if process.is_init() {
+            self.table().containers.remove(id);
+            self.events.deleted(&process, pid, exit);
+        }
+        Ok((pid, exit))
+    }
+
+    fn delete_container(&self, container: &Container) -> ttrpc::Result<()> {
+        let null = null()?;
+        let name = container.name.clone();
+        let request = Request::Delete(work::Delete { name, bundle: container.bundle.clone() });
+        let done = self.spawner.call(&request, [null.as_fd(); 3])?;
+        self.warn(&container.name.id, &done.warnings);
+        // One that was only created has been killed just now.
+        let _ = container.init.ended().recv_timeout(LAST_WORDS);
+        Ok(())
+    }
+
+    fn await_output(process: &Process) {
+        let done = process.state().terminal.as_ref().map(|terminal| terminal.done().clone());
+        if let Some(done) = done {
+            let _ = done.recv_timeout(LAST_WORDS);
+        }
+    }
+
+    /// Sends a signal to a process, or to all of a container.
+    ///
+    /// # Errors
+    /// `NotFound` (`process already finished`) when it has ended.
+    pub fn kill(&self, id: &str, exec: &str, signal: i32, all: bool) -> ttrpc::Result<()> {
+        let container = self.container(id)?;
+        if exec.is_empty() {
+            let sent = match (all, container.init.state().phase) {
+                (true, _) => container.handle.kill_all(signal),
+                (false, Phase::Stopped) => return Err(finished()),
+                (false, _) => container.handle.kill(signal),
+            };
+            return sent.map_err(|error| code::rpc(&error));
+        }
+        let process = self.process(id, exec)?;
+        let state = process.state();
+        match &state.handle {
+            Some(handle) => handle.signal(signal).map_err(|error| code::rpc(&error)),
+            None if state.phase == Phase::Stopped => Err(finished()),
+            None => {
+                let text = format!("process {exec:?} of container {id:?} was not started");
+                Err(status(Code::FAILED_PRECONDITION, text))
+            }
+        }
+    }
+
+    /// The status of a process in containerd's sense.
+    ///
+    /// # Errors
+    /// The container's cgroup cannot be looked at.
+    pub fn status(&self, container: &Container, process: &Process) -> ttrpc::Result<TaskStatus> {
+        let phase = process.state().phase;
+        Ok(match phase {
+            Phase::Added | Phase::Created => TaskStatus::Created,
+            Phase::Stopped => TaskStatus::Stopped,
+            Phase::Starting | Phase::Running => {
+                let frozen = container.handle.status().map_err(|error| code::rpc(&error))?;
+                if frozen == Status::Paused { TaskStatus::Paused } else { TaskStatus::Running }
+            }
+        })
+    }
+
+    /// Tells of every kill by the kernel's OOM killer, for the life of the container.
+    fn watch_oom(self: &Arc<Self>, container: &Arc<Container>) {
+        const STACK: usize = 64 * 1024;
+        let (pod, container) = (Arc::clone(self), Arc::clone(container));
+        let id = container.name.id.clone();
+        let thread = thread::Builder::new().name("oom".to_owned()).stack_size(STACK);
+        let spawned = thread.spawn(move || {
+            // One that has ended already has no more to tell.
+            let Ok(until) = container.handle.pidfd() else { return };
+            let id = container.name.id.clone();
+            let watched = container.handle.watch_oom(until.as_fd(), &mut |victim| {
+                if let Some(Victim { pid, name }) = victim {
+                    let text = format!("container {id:?}: out of memory: killed {name:?} ({pid})");
+                    pod.log.warning(&text);
+                }
+                pod.events.oom(&id);
+            });
+            if let Err(error) = watched {
+                pod.log.warning(&error.to_string());
+            }
+        });
+        if let Err(error) = spawned {
+            self.log.warning(&format!("watch for OOM in container {id:?}: {error}"));
+        }
+    }
+}
+
+/// The words of containerd's task API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskStatus {
+    /// Not started.
+    Created,
+    /// Runs.
+    Running,
+    /// Has ended.
+    Stopped,
+    /// Its cgroup is frozen.
+    Paused,
+}
+
+/// For a signal to a process that has ended; the words that callers know.
+pub fn finished() -> ttrpc::Error {
+    status(Code::NOT_FOUND, "process already finished")
+}
+
+fn null() -> ttrpc::Result<std::fs::File> {
+    let opened = std::fs::File::options().read(true).write(true).open("/dev/null");
+    opened.map_err(|error| status(Code::UNAVAILABLE, format!("open \"/dev/null\": {error}")))
+}

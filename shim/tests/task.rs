@@ -1,0 +1,370 @@
+//! The shim as a process, called as containerd calls it: by `start`, by the task service under both of
+//! its names, with a server for events in containerd's place.
+//!
+//! What real daemons make of it is tested in `integration`.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use containerd_shim_protos::api::{
+    CloseIORequest, ConnectRequest, CreateTaskRequest, DeleteRequest, Empty, ExecProcessRequest,
+    ForwardRequest, KillRequest, PauseRequest, PidsRequest, ResumeRequest, ShutdownRequest,
+    StartRequest, StateRequest, StatsRequest, Status, WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::events::task::{TaskExit, TaskStart};
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::shim::oci::Options;
+use containerd_shim_protos::ttrpc::context::{Context, with_timeout};
+use containerd_shim_protos::ttrpc::{self, Code, Server, TtrpcContext};
+use containerd_shim_protos::{Client, Events, TaskClient, create_events};
+use serde_json::{Value, json};
+
+const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-bulkhead-v2");
+const BUSYBOX: &str = "/bin/busybox";
+
+fn deadline() -> Context {
+    with_timeout(Duration::from_secs(30).as_nanos() as i64)
+}
+
+/// Stands in containerd's place for events: remembers topic, container or exec id, and pid.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<String>>>);
+
+impl Events for Seen {
+    fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+        let envelope = request.envelope.unwrap();
+        assert!(envelope.timestamp.is_some() && envelope.namespace == "bulkhead-test");
+        let event = envelope.event.unwrap();
+        let line = match envelope.topic.as_str() {
+            "/tasks/exit" => {
+                let exit = TaskExit::parse_from_bytes(&event.value).unwrap();
+                assert_eq!(event.type_url, "containerd.events.TaskExit");
+                format!("exit {} {}", exit.id, exit.exit_status)
+            }
+            "/tasks/start" => {
+                assert!(TaskStart::parse_from_bytes(&event.value).unwrap().pid > 0);
+                "start".to_owned()
+            }
+            other => other.trim_start_matches("/tasks/").to_owned(),
+        };
+        self.0.lock().unwrap().push(line);
+        Ok(Empty::new())
+    }
+}
+
+struct Lab {
+    directory: PathBuf,
+    seen: Seen,
+    _server: Server,
+    client: Client,
+    tasks: TaskClient,
+}
+
+impl Lab {
+    /// A shim for a container of `args`, or `None` where containers cannot be made.
+    fn new(name: &str, args: &[&str]) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() || !Path::new(BUSYBOX).exists() {
+            eprintln!("skipped: needs root and busybox-static");
+            return None;
+        }
+        let directory = std::env::temp_dir().join(format!("bh-shim-{}-{name}", std::process::id()));
+        let rootfs = directory.join("bundle/rootfs");
+        fs::create_dir_all(rootfs.join("proc")).unwrap();
+        fs::copy(BUSYBOX, rootfs.join("busybox")).unwrap();
+        let config = configuration(name, args);
+        fs::write(directory.join("bundle/config.json"), config.to_string()).unwrap();
+        let address = format!("unix://{}", directory.join("events.sock").display());
+        let seen = Seen::default();
+        let mut server = Server::new()
+            .bind(&address)
+            .unwrap()
+            .register_service(create_events(Arc::new(seen.clone())));
+        server.start().unwrap();
+        let mut start = shim(&directory, name);
+        start.env("TTRPC_ADDRESS", &address).arg("start");
+        let out = start.output().unwrap();
+        let answer = String::from_utf8(out.stdout).unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        assert!(answer.starts_with("unix:///"), "{answer}");
+        let client = Client::connect(answer.trim()).unwrap();
+        let tasks = TaskClient::new(client.clone());
+        Some(Self { directory, seen, _server: server, client, tasks })
+    }
+
+    fn create(&self, id: &str, request: CreateTaskRequest) -> ttrpc::Result<u32> {
+        let options = Options {
+            root: self.directory.join("state").to_string_lossy().into_owned(),
+            ..Options::default()
+        };
+        let options = Any {
+            type_url: "containerd.runc.v1.Options".to_owned(),
+            value: options.write_to_bytes().unwrap(),
+            ..Any::default()
+        };
+        let bundle = self.directory.join("bundle").to_string_lossy().into_owned();
+        let request = CreateTaskRequest {
+            id: id.to_owned(),
+            bundle,
+            options: MessageField::some(options),
+            ..request
+        };
+        self.tasks.create(deadline(), &request).map(|response| response.pid)
+    }
+
+    fn start(&self, id: &str, exec: &str) -> ttrpc::Result<u32> {
+        let request = StartRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
+        self.tasks.start(deadline(), &request).map(|response| response.pid)
+    }
+
+    fn wait(&self, id: &str, exec: &str) -> u32 {
+        let request = WaitRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
+        self.tasks.wait(deadline(), &request).unwrap().exit_status
+    }
+
+    fn delete(&self, id: &str, exec: &str) -> ttrpc::Result<u32> {
+        let request = DeleteRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
+        self.tasks.delete(deadline(), &request).map(|response| response.exit_status)
+    }
+
+    fn kill(&self, id: &str, exec: &str, signal: u32) -> ttrpc::Result<Empty> {
+        let request =
+            KillRequest { id: id.into(), exec_id: exec.into(), signal, ..Default::default() };
+        self.tasks.kill(deadline(), &request)
+    }
+
+    fn exec(&self, id: &str, exec: &str, args: &[&str], stdout: &str) -> ttrpc::Result<Empty> {
+        let process =
+            json!({ "args": args, "cwd": "/", "env": ["PATH=/"], "user": {"uid": 0, "gid": 0} });
+        let spec = Any { value: process.to_string().into_bytes(), ..Any::default() };
+        let request = ExecProcessRequest {
+            id: id.into(),
+            exec_id: exec.into(),
+            stdout: stdout.into(),
+            spec: MessageField::some(spec),
+            ..Default::default()
+        };
+        self.tasks.exec(deadline(), &request)
+    }
+
+    fn status(&self, id: &str, exec: &str) -> Status {
+        let request = StateRequest { id: id.into(), exec_id: exec.into(), ..Default::default() };
+        self.tasks.state(deadline(), &request).unwrap().status.unwrap()
+    }
+
+    fn fifo(&self, name: &str) -> String {
+        let path = self.directory.join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        path.to_string_lossy().into_owned()
+    }
+
+    fn shut_down(self, events: &[&str]) {
+        let connected = self.tasks.connect(deadline(), &ConnectRequest::new()).unwrap();
+        let pid = nix::unistd::Pid::from_raw(connected.shim_pid as i32);
+        self.tasks.shutdown(deadline(), &ShutdownRequest::new()).unwrap();
+        let limit = Instant::now() + Duration::from_secs(10);
+        while nix::sys::signal::kill(pid, None).is_ok() {
+            assert!(Instant::now() < limit, "the shim is still there");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(*self.seen.0.lock().unwrap(), events);
+        let state = self.directory.join("state/bulkhead-test");
+        assert_eq!(fs::read_dir(state).unwrap().count(), 0, "state is left");
+        fs::remove_dir_all(&self.directory).unwrap();
+    }
+}
+
+fn shim(directory: &Path, id: &str) -> Command {
+    let mut command = Command::new(SHIM);
+    command.current_dir(directory.join("bundle")).stdin(Stdio::null());
+    command.args(["-namespace", "bulkhead-test", "-address", "/run/nobody.sock", "-id", id]);
+    command.args(["-publish-binary", "/bin/false"]);
+    command
+}
+
+fn configuration(name: &str, args: &[&str]) -> Value {
+    json!({
+        "ociVersion": "1.2.0",
+        "root": { "path": "rootfs" },
+        "process": {
+            "args": args, "cwd": "/", "env": ["PATH=/"], "user": {"uid": 0, "gid": 0},
+        },
+        "mounts": [{ "destination": "/proc", "type": "proc", "source": "proc" }],
+        "linux": {
+            "cgroupsPath": format!("/bulkhead-shim-{}-{name}", std::process::id()),
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "ipc"}, {"type": "uts"}],
+        },
+    })
+}
+
+fn code<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> Code {
+    match result {
+        Err(ttrpc::Error::RpcStatus(status)) => status.code.unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn read(path: &str) -> fs::File {
+    fs::File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).unwrap()
+}
+
+#[test]
+fn the_life_of_a_task() {
+    let Some(lab) = Lab::new("life", &["/busybox", "sleep", "100"]) else { return };
+    assert!(lab.create("life", CreateTaskRequest::new()).unwrap() > 0);
+    assert_eq!(code(lab.create("life", CreateTaskRequest::new())), Code::ALREADY_EXISTS);
+    assert_eq!(lab.status("life", ""), Status::CREATED);
+    lab.start("life", "").unwrap();
+    assert_eq!(code(lab.start("life", "")), Code::FAILED_PRECONDITION);
+    assert_eq!(lab.status("life", ""), Status::RUNNING);
+    assert_eq!(code(lab.delete("life", "")), Code::FAILED_PRECONDITION);
+
+    lab.exec("life", "e", &["/busybox", "sh", "-c", "exit 7"], "").unwrap();
+    assert_eq!(code(lab.exec("life", "e", &["/busybox"], "")), Code::ALREADY_EXISTS);
+    lab.start("life", "e").unwrap();
+    assert_eq!(lab.wait("life", "e"), 7);
+    assert_eq!(lab.delete("life", "e").unwrap(), 7);
+
+    let pause = PauseRequest { id: "life".into(), ..Default::default() };
+    lab.tasks.pause(deadline(), &pause).unwrap();
+    assert_eq!(lab.status("life", ""), Status::PAUSED);
+    let resume = ResumeRequest { id: "life".into(), ..Default::default() };
+    lab.tasks.resume(deadline(), &resume).unwrap();
+    assert_eq!(lab.status("life", ""), Status::RUNNING);
+    let pids = PidsRequest { id: "life".into(), ..Default::default() };
+    assert_eq!(lab.tasks.pids(deadline(), &pids).unwrap().processes.len(), 1);
+    let stats = StatsRequest { id: "life".into(), ..Default::default() };
+    let stats = lab.tasks.stats(deadline(), &stats).unwrap().stats.unwrap();
+    assert!(stats.type_url.starts_with("io.containerd.cgroups.v"), "{}", stats.type_url);
+
+    lab.kill("life", "", 9).unwrap();
+    assert_eq!(lab.wait("life", ""), 137);
+    assert_eq!(lab.status("life", ""), Status::STOPPED);
+    assert_eq!(code(lab.kill("life", "", 15)), Code::NOT_FOUND);
+    assert_eq!(lab.delete("life", "").unwrap(), 137);
+    assert_eq!(code(lab.delete("life", "")), Code::NOT_FOUND);
+    lab.shut_down(&[
+        "create",
+        "start",
+        "exec-added",
+        "exec-started",
+        "exit e 7",
+        "paused",
+        "resumed",
+        "exit life 137",
+        "delete",
+    ]);
+}
+
+#[test]
+fn output_goes_to_fifos_and_input_ends_when_it_is_closed() {
+    let Some(lab) = Lab::new("streams", &["/busybox", "cat"]) else { return };
+    let (stdin, stdout) = (lab.fifo("in"), lab.fifo("out"));
+    let mut output = read(&stdout);
+    let request = CreateTaskRequest {
+        stdin: stdin.clone(),
+        stdout: stdout.clone(),
+        ..CreateTaskRequest::default()
+    };
+    lab.create("streams", request).unwrap();
+    lab.start("streams", "").unwrap();
+    // Two clients, one after the other: the end of one of them is not the end of the input.
+    for word in ["one\n", "two\n"] {
+        fs::write(&stdin, word).unwrap();
+    }
+    let close = CloseIORequest { id: "streams".into(), stdin: true, ..Default::default() };
+    lab.tasks.close_io(deadline(), &close).unwrap();
+    assert_eq!(lab.wait("streams", ""), 0);
+    assert_eq!(lab.delete("streams", "").unwrap(), 0);
+    let mut text = String::new();
+    output.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "one\ntwo\n");
+    lab.shut_down(&["create", "start", "exit streams 0", "delete"]);
+}
+
+#[test]
+fn a_program_that_cannot_be_executed() {
+    let Some(lab) = Lab::new("missing", &["/busybox", "sleep", "100"]) else { return };
+    lab.create("missing", CreateTaskRequest::new()).unwrap();
+    lab.start("missing", "").unwrap();
+    lab.exec("missing", "e", &["/nothing"], "").unwrap();
+    let Err(ttrpc::Error::RpcStatus(status)) = lab.start("missing", "e") else { panic!() };
+    assert!(status.message.contains("no such file or directory"), "{}", status.message);
+    assert_eq!(lab.wait("missing", "e"), 255);
+    lab.delete("missing", "e").unwrap();
+    lab.kill("missing", "", 9).unwrap();
+    lab.wait("missing", "");
+    lab.delete("missing", "").unwrap();
+    lab.shut_down(&["create", "start", "exec-added", "exit missing 137", "delete"]);
+}
+
+#[test]
+fn programs_that_end_at_once_are_told_in_order() {
+    let Some(lab) = Lab::new("early", &["/busybox", "true"]) else { return };
+    let mut expected = Vec::new();
+    for _ in 0..20 {
+        lab.create("early", CreateTaskRequest::new()).unwrap();
+        lab.start("early", "").unwrap();
+        assert_eq!(lab.wait("early", ""), 0);
+        lab.delete("early", "").unwrap();
+        expected.extend(["create", "start", "exit early 0", "delete"]);
+    }
+    lab.shut_down(&expected);
+}
+
+#[test]
+fn a_terminal_shows_its_last_words() {
+    let Some(lab) = Lab::new("terminal", &["/busybox", "sleep", "100"]) else { return };
+    lab.create("terminal", CreateTaskRequest::new()).unwrap();
+    lab.start("terminal", "").unwrap();
+    let stdout = lab.fifo("out");
+    let mut output = read(&stdout);
+    let process = json!({
+        "args": ["/busybox", "sh", "-c", "busybox tty; busybox seq 1 2000; exit 3"],
+        "cwd": "/", "env": ["PATH=/"], "user": {"uid": 0, "gid": 0},
+    });
+    let spec = Any { value: process.to_string().into_bytes(), ..Any::default() };
+    let request = ExecProcessRequest {
+        id: "terminal".into(),
+        exec_id: "t".into(),
+        terminal: true,
+        stdout,
+        spec: MessageField::some(spec),
+        ..Default::default()
+    };
+    // There is no devpts in this container: first it has to fail, and say so.
+    lab.tasks.exec(deadline(), &request).unwrap();
+    let Err(ttrpc::Error::RpcStatus(status)) = lab.start("terminal", "t") else { panic!() };
+    assert!(status.message.contains("/dev/ptmx"), "{}", status.message);
+    let mut text = String::new();
+    let _ = output.read_to_string(&mut text);
+    assert_eq!(text, "");
+    lab.kill("terminal", "", 9).unwrap();
+    lab.wait("terminal", "");
+    lab.delete("terminal", "").unwrap();
+    lab.shut_down(&["create", "start", "exec-added", "exit terminal 137", "delete"]);
+}
+
+#[test]
+fn both_names_of_the_service_answer() {
+    let Some(lab) = Lab::new("names", &["/busybox", "true"]) else { return };
+    for service in ["containerd.task.v2.Task", "containerd.task.v3.Task"] {
+        let mut request = ttrpc::Request::new();
+        request.service = service.to_owned();
+        request.method = "Wait".to_owned();
+        request.payload =
+            WaitRequest { id: "x".into(), ..Default::default() }.write_to_bytes().unwrap();
+        request.timeout_nano = Duration::from_secs(10).as_nanos() as i64;
+        let Err(ttrpc::Error::RpcStatus(status)) = lab.client.request(request) else { panic!() };
+        assert_eq!(status.code.unwrap(), Code::NOT_FOUND, "{service}");
+    }
+    let _ = WaitResponse::new();
+    lab.create("names", CreateTaskRequest::new()).unwrap();
+    lab.delete("names", "").unwrap();
+    lab.shut_down(&["create", "exit names 137", "delete"]);
+}
