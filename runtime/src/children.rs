@@ -1,6 +1,6 @@
 //! Children of the calling process: forked, and their exit statuses.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::error::{Context, Result};
 use crate::options::Parent;
@@ -33,6 +33,21 @@ pub fn fork(parent: Parent) -> Result<Forked> {
 /// Ends the calling process at once: no destructors, no exit functions.
 pub fn leave(status: i32) -> ! {
     sys::clone::exit_now(status)
+}
+
+/// Closes every descriptor of the calling process but the standard streams and `one`. Only for a
+/// [`fork`]ed child, and after it has parted with everything that owns another descriptor.
+pub fn close_all_but(one: BorrowedFd<'_>) -> Result<()> {
+    sys::fd::close_all_but(one, 0).context("close", "inherited descriptors")
+}
+
+/// Lets the processes of the calling process group, and those they fork, share processor cores with
+/// nobody else (core scheduling).
+///
+/// # Errors
+/// `ENODEV` without simultaneous multithreading, `EINVAL` before Linux 5.14 or when not built in.
+pub fn share_cores_with_own_group() -> Result<()> {
+    sys::sched::create_core_cookie().context("schedule by core", "process group")
 }
 
 /// Gives `SIGCHLD` its default action in the calling process. A caller that ignored it hands that on
