@@ -3,5 +3,9 @@
 #![allow(dead_code)]
 
 mod args;
+mod config;
+mod options;
+#[cfg(test)]
+mod testing;
 
 fn main() {}
