@@ -4,6 +4,7 @@
 
 mod args;
 mod config;
+mod group;
 mod options;
 #[cfg(test)]
 mod testing;
