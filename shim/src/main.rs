@@ -3,8 +3,10 @@
 #![allow(dead_code)]
 
 mod args;
+mod bootstrap;
 mod config;
 mod group;
+mod input;
 mod options;
 #[cfg(test)]
 mod testing;
