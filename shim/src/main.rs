@@ -7,6 +7,7 @@ mod bootstrap;
 mod config;
 mod group;
 mod input;
+mod log;
 mod options;
 #[cfg(test)]
 mod testing;
