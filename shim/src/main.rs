@@ -9,6 +9,7 @@ mod group;
 mod input;
 mod log;
 mod options;
+mod socket;
 #[cfg(test)]
 mod testing;
 
