@@ -4,6 +4,7 @@
 
 mod args;
 mod bootstrap;
+mod code;
 mod config;
 mod group;
 mod input;
