@@ -44,7 +44,7 @@ mod uts;
 mod validate;
 mod watcher;
 
-pub use cgroup::stats::Stats;
+pub use cgroup::stats::{BlockIoEntry, MemoryUse, Pressure, RdmaUse, Stall, Stats};
 pub use children::{
     Forked, close_all_but, fork, keep_child_statuses, leave, reap_child, share_cores_with_own_group,
 };

@@ -9,6 +9,7 @@ mod config;
 mod group;
 mod input;
 mod log;
+mod metrics;
 mod options;
 mod socket;
 #[cfg(test)]
