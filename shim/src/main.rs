@@ -6,6 +6,8 @@ mod args;
 mod bootstrap;
 mod code;
 mod config;
+mod events;
+mod forward;
 mod group;
 mod input;
 mod log;
