@@ -6,15 +6,69 @@ mod args;
 mod bootstrap;
 mod code;
 mod config;
+mod daemon;
+mod delete;
 mod events;
 mod forward;
 mod group;
+mod info;
 mod input;
 mod log;
 mod metrics;
 mod options;
+mod serve;
 mod socket;
+mod start;
 #[cfg(test)]
 mod testing;
 
-fn main() {}
+use std::env;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use args::{Action, Arguments};
+use runtime::{Error, ErrorKind, Result};
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(output) => match io::stdout().write_all(&output) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<Vec<u8>> {
+    let mut words = env::args_os();
+    let program = PathBuf::from(words.next().unwrap_or_default());
+    let arguments = Arguments::parse(words)?;
+    match arguments.action {
+        Action::Version => Ok(info::version(&program).into_bytes()),
+        Action::Info => info::info(&input::read_all(io::stdin().as_fd(), input::PATIENCE)?),
+        Action::Delete => {
+            let deleted = delete::delete(&arguments)?;
+            deleted.warnings.iter().for_each(|warning| complain(warning));
+            Ok(deleted.response)
+        }
+        Action::Start => {
+            // Once for the daemon and all its containers. It executes the program again, before
+            // anything of standard input was read.
+            runtime::protect_own_binary()?;
+            start::start(&arguments)
+        }
+        Action::None => {
+            Err(Error::new(ErrorKind::Invalid, "read command line:", "action", "is not given"))
+        }
+    }
+}
+
+fn complain(text: &str) {
+    // Nobody is left to tell.
+    let _ = writeln!(io::stderr(), "{}: {text}", log::RUNTIME);
+}
