@@ -44,6 +44,15 @@ pub fn leave(status: i32) -> ! {
     sys::clone::exit_now(status)
 }
 
+/// Lets the processes of the calling process group, and those they fork, share processor cores with
+/// nobody else (core scheduling).
+///
+/// # Errors
+/// `ENODEV` without simultaneous multithreading, `EINVAL` before Linux 5.14 or when not built in.
+pub fn share_cores_with_own_group() -> Result<()> {
+    sys::sched::create_core_cookie().context("schedule by core", "process group")
+}
+
 /// Gives `SIGCHLD` its default action in the calling process. A caller that ignored it hands that on
 /// through `execve`, and the kernel then reaps children unseen: no exit status, of hooks neither.
 pub fn keep_child_statuses() -> Result<()> {

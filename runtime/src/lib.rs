@@ -45,9 +45,11 @@ mod uts;
 mod validate;
 mod watcher;
 
-pub use cgroup::stats::Stats;
+pub use cgroup::stats::{BlockIoEntry, MemoryUse, Pressure, RdmaUse, Stall, Stats};
 pub use cgroup::victim::Victim;
-pub use children::{Forked, close_all_but, fork, keep_child_statuses, leave, reap_child};
+pub use children::{
+    Forked, close_all_but, fork, keep_child_statuses, leave, reap_child, share_cores_with_own_group,
+};
 pub use container::{Container, Listing, Process, Report, Status};
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;

@@ -7,7 +7,7 @@ use containerd_shim_protos::events::task::{
     TaskResumed, TaskStart,
 };
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
-use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::protobuf::{MessageField, MessageFull};
 use containerd_shim_protos::topics;
 
 use crate::events::Publisher;
@@ -30,7 +30,7 @@ impl Events {
         &self.0
     }
 
-    fn send(&self, topic: &'static str, event: impl Message) {
+    fn send(&self, topic: &'static str, event: impl MessageFull) {
         self.0.publish(topic, &event);
     }
 

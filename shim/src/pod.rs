@@ -138,7 +138,7 @@ impl Pod {
     /// `NotFound`.
     pub fn container(&self, id: &str) -> ttrpc::Result<Arc<Container>> {
         let found = self.table().containers.get(id).cloned();
-        found.ok_or_else(|| status(Code::NOT_FOUND, format!("container {id:?} does not exist")))
+        found.ok_or_else(|| code::not_found("container", id))
     }
 
     /// A process of a container; its init for an empty `exec`.
@@ -151,9 +151,7 @@ impl Pod {
             return Ok(Arc::clone(&container.init));
         }
         let found = container.others().processes.get(exec).cloned();
-        found.ok_or_else(|| {
-            status(Code::NOT_FOUND, format!("process {exec:?} of container {id:?} does not exist"))
-        })
+        found.ok_or_else(|| code::not_found("process", exec))
     }
 
     /// Creates a container and returns its pid.
@@ -164,8 +162,7 @@ impl Pod {
         {
             let mut table = self.table();
             if table.containers.contains_key(&new.id) || !table.creating.insert(new.id.clone()) {
-                let text = format!("container {:?} already exists", new.id);
-                return Err(status(Code::ALREADY_EXISTS, text));
+                return Err(code::exists("container", &new.id));
             }
         }
         let id = new.id.clone();
@@ -190,7 +187,7 @@ impl Pod {
         self.bear(&init, &request)?;
         let pid = init.state().pid;
         let handle = runtime::Container::load(&name.root, &name.id);
-        let handle = handle.map_err(|error| code::rpc(&error)).inspect_err(|_| {
+        let handle = handle.map_err(|error| code::answer(&error)).inspect_err(|_| {
             // It was there a moment ago; whoever deleted it has won.
             self.forget(&init);
         })?;
@@ -215,7 +212,7 @@ impl Pod {
     /// Its exit is held back; the caller releases it.
     fn bear(&self, process: &Arc<Process>, request: &Request) -> ttrpc::Result<()> {
         let owner = Owner { namespace: &self.namespace, container: &process.container };
-        let streams = stdio::open(&process.streams, owner).map_err(|error| code::rpc(&error))?;
+        let streams = stdio::open(&process.streams, owner).map_err(|error| code::answer(&error))?;
         process.state().hold();
         self.table().births += 1;
         let [stdin, stdout, stderr] = &streams.given;
@@ -255,7 +252,7 @@ impl Pod {
                     // Without its terminal it is of no use to anybody.
                     let _ = handle.signal(SIGKILL);
                 });
-                Some(relayed.map_err(|error| code::rpc(&error))?)
+                Some(relayed.map_err(|error| code::answer(&error))?)
             }
             _ => None,
         };
@@ -279,7 +276,7 @@ impl Pod {
 
     fn warn(&self, container: &str, warnings: &[String]) {
         for warning in warnings {
-            self.log.warning(&format!("container {container:?}: {warning}"));
+            self.log.warn(&format!("container {container:?}: {warning}"));
         }
     }
 
@@ -333,7 +330,7 @@ impl Pod {
         };
         // With a pid namespace of its own the kernel has killed the rest.
         if let Err(error) = container.handle.kill_remains() {
-            self.log.warning(&error.to_string());
+            self.log.warn(&error.to_string());
         }
         if !waits {
             self.tell(process);
@@ -448,8 +445,7 @@ impl Pod {
         {
             let mut others = container.others();
             if others.processes.contains_key(exec) {
-                let text = format!("process {exec:?} of container {id:?} already exists");
-                return Err(status(Code::ALREADY_EXISTS, text));
+                return Err(code::exists("process", exec));
             }
             others.processes.insert(exec.to_owned(), Arc::new(process));
         }
@@ -517,12 +513,12 @@ impl Pod {
                 (false, Phase::Stopped) => return Err(finished()),
                 (false, _) => container.handle.kill(signal),
             };
-            return sent.map_err(|error| code::rpc(&error));
+            return sent.map_err(|error| code::answer_to_kill(&error));
         }
         let process = self.process(id, exec)?;
         let state = process.state();
         match &state.handle {
-            Some(handle) => handle.signal(signal).map_err(|error| code::rpc(&error)),
+            Some(handle) => handle.signal(signal).map_err(|error| code::answer_to_kill(&error)),
             None if state.phase == Phase::Stopped => Err(finished()),
             None => {
                 let text = format!("process {exec:?} of container {id:?} was not started");
@@ -541,7 +537,7 @@ impl Pod {
             Phase::Added | Phase::Created => TaskStatus::Created,
             Phase::Stopped => TaskStatus::Stopped,
             Phase::Starting | Phase::Running => {
-                let frozen = container.handle.status().map_err(|error| code::rpc(&error))?;
+                let frozen = container.handle.status().map_err(|error| code::answer(&error))?;
                 if frozen == Status::Paused { TaskStatus::Paused } else { TaskStatus::Running }
             }
         })
@@ -560,16 +556,16 @@ impl Pod {
             let watched = container.handle.watch_oom(until.as_fd(), &mut |victim| {
                 if let Some(Victim { pid, name }) = victim {
                     let text = format!("container {id:?}: out of memory: killed {name:?} ({pid})");
-                    pod.log.warning(&text);
+                    pod.log.warn(&text);
                 }
                 pod.events.oom(&id);
             });
             if let Err(error) = watched {
-                pod.log.warning(&error.to_string());
+                pod.log.warn(&error.to_string());
             }
         });
         if let Err(error) = spawned {
-            self.log.warning(&format!("watch for OOM in container {id:?}: {error}"));
+            self.log.warn(&format!("watch for OOM in container {id:?}: {error}"));
         }
     }
 }
@@ -589,7 +585,7 @@ pub enum TaskStatus {
 
 /// For a signal to a process that has ended; the words that callers know.
 pub fn finished() -> ttrpc::Error {
-    status(Code::NOT_FOUND, "process already finished")
+    status(Code::NOT_FOUND, "process already finished: not found")
 }
 
 fn null() -> ttrpc::Result<std::fs::File> {

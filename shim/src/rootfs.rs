@@ -9,13 +9,15 @@
 //! mount is made from the layers' common directory with names relative to it; a worker is a process of
 //! its own and may change its directory.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::types::mount::Mount as Message;
 use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::chdir;
-use runtime::{Call, Context, Failure, quote};
+use runtime::{Call, Context, Error, Failure, Result, quote};
 use serde::{Deserialize, Serialize};
 
 /// Where the root file system is in a bundle.
@@ -24,8 +26,8 @@ pub const DIRECTORY: &str = "rootfs";
 /// Data that mount(2) takes: a page, with the byte that ends it.
 const LONGEST_DATA: usize = 4095;
 
-/// How often a mount point may have to be unmounted: layers of mounts, one over the other.
-const MOST_LAYERS: usize = 128;
+/// Mounts may be stacked on one place; somebody who keeps mounting does not keep us here.
+const MAX_MOUNTS: usize = 4096;
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,22 +110,24 @@ fn words(options: &[String]) -> Words {
     words
 }
 
-/// Makes all mounts, each at its place below `target`. Should one fail, none is left.
+/// Makes all mounts, each at its place below the bundle's root file system. Should one fail, none is
+/// left.
 ///
 /// # Errors
 /// Names the mount and what mount(2) says.
-pub fn mount_all(mounts: &[Mount], target: &Path) -> runtime::Result<()> {
+pub fn mount_all(mounts: &[Mount], bundle: &Path) -> Result<()> {
+    let target = bundle.join(DIRECTORY);
     for (index, mount) in mounts.iter().enumerate() {
-        if let Err(error) = mount_one(index, mount, target) {
+        if let Err(error) = mount_one(index, mount, &target) {
             // The first error is the one to tell.
-            let _ = unmount(target);
+            let _ = unmount(bundle);
             return Err(error);
         }
     }
     Ok(())
 }
 
-fn mount_one(index: usize, described: &Mount, root: &Path) -> runtime::Result<()> {
+fn mount_one(index: usize, described: &Mount, root: &Path) -> Result<()> {
     let Words { mut flags, data } = words(&described.options);
     if described.kind == "bind" {
         flags |= MsFlags::MS_BIND;
@@ -194,24 +198,78 @@ fn shortened(data: &[String]) -> Option<(PathBuf, Vec<String>)> {
     Some((common.to_owned(), data))
 }
 
-/// Unmounts everything at `place`; nothing mounted there, or no such directory, is fine.
+/// Unmounts everything at and below the bundle's root file system; nothing mounted there is fine.
+///
+/// The root file system was the container's to write: it is unmounted from a descriptor of the bundle,
+/// following no link, and detached, since what still holds it open is no reason to keep it.
 ///
 /// # Errors
-/// Names the place and what umount2(2) says.
-pub fn unmount(place: &Path) -> runtime::Result<()> {
-    for _ in 0..MOST_LAYERS {
-        // Detached: what a process of the host still has open there must not keep a container from
-        // being deleted.
-        match umount2(place, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
-            Ok(()) => {}
-            // EINVAL: not, or no longer, a mount point.
-            Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
-            Err(errno) => {
-                return Err(Failure { call: "umount2", errno }).context("unmount", quote(place));
-            }
+/// Names the place and the failed call.
+pub fn unmount(bundle: &Path) -> Result<()> {
+    let handle = open_beneath(bundle, Path::new("")).context("open", quote(bundle))?;
+    let rootfs = bundle.join(DIRECTORY);
+    let context = |failure| Error::system("unmount", quote(&rootfs), failure);
+    // Detaching a mount takes along what is mounted below it.
+    detach_all(&handle, Path::new(DIRECTORY)).map_err(context)?;
+    // A root file system that is no mount may have mounts below it.
+    let mounts =
+        std::fs::read_to_string("/proc/thread-self/mountinfo").call("read").map_err(context)?;
+    for place in mounts_below(&mounts, &rootfs) {
+        let (Some(parent), Some(name)) = (place.parent(), place.file_name()) else { continue };
+        let Ok(relative) = parent.strip_prefix(bundle) else { continue };
+        match open_beneath(bundle, relative) {
+            Ok(parent) => detach_all(&parent, Path::new(name)).map_err(context)?,
+            // Went with another one.
+            Err(Failure { errno: Errno::ENOENT, .. }) => {}
+            Err(failure) => return Err(context(failure)),
         }
     }
     Ok(())
+}
+
+/// Opens a directory as a place, through no link below `base`.
+fn open_beneath(base: &Path, relative: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let whole = OpenHow::new().flags(flags);
+    let base = openat2(AT_FDCWD, base, whole).call("openat2")?;
+    if relative.as_os_str().is_empty() {
+        return Ok(base);
+    }
+    let inside = whole.resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    openat2(base, relative, inside).call("openat2")
+}
+
+/// Detaches every mount on `name` in the directory.
+fn detach_all(directory: &OwnedFd, name: &Path) -> Result<(), Failure> {
+    let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name);
+    for _ in 0..MAX_MOUNTS {
+        match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => {}
+            // No mount, or nothing there.
+            Err(Errno::EINVAL | Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+            Err(errno) => return Err(Failure { call: "umount2", errno }),
+        }
+    }
+    Err(Failure { call: "umount2", errno: Errno::EBUSY })
+}
+
+/// Mount points below `top`, the deepest first.
+fn mounts_below(mountinfo: &str, top: &Path) -> Vec<PathBuf> {
+    let place = |line: &str| line.split(' ').nth(4).map(unescape);
+    let below = |place: &PathBuf| place != top && place.starts_with(top);
+    let mut places: Vec<_> = mountinfo.lines().filter_map(place).filter(below).collect();
+    places.sort();
+    places.reverse();
+    places
+}
+
+/// A path of mountinfo: space, tab, newline and backslash are in octal.
+fn unescape(text: &str) -> PathBuf {
+    let mut path = text.to_owned();
+    for (octal, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        path = path.replace(octal, plain);
+    }
+    PathBuf::from(path)
 }
 
 #[cfg(test)]
@@ -248,5 +306,53 @@ mod tests {
         let one = shortened(&strings(&["lowerdir=/s/9/fs"])).unwrap();
         assert_eq!(one.1, strings(&["lowerdir=fs"]));
         assert!(shortened(&strings(&["upperdir=/s"])).is_none());
+    }
+
+    #[test]
+    fn places() {
+        let mountinfo = "1 0 8:1 / / rw - ext4 x rw\n2 1 0:1 / /b/rootfs rw - overlay o rw\n3 2 0:2 / /b/rootfs/proc rw - proc p rw\n4 3 0:3 / /b/rootfs/proc/a\\040b rw - tmpfs t rw\n5 1 0:4 / /b/rootfs2 rw - tmpfs t rw\n";
+        let below = mounts_below(mountinfo, Path::new("/b/rootfs"));
+        assert_eq!(below, ["/b/rootfs/proc/a b", "/b/rootfs/proc"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn mounts_go_and_links_are_not_followed() {
+        // In a mount namespace of this thread's own, where there may be one.
+        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        let none: Option<&str> = None;
+        if !nix::unistd::geteuid().is_root()
+            || nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).is_err()
+            || mount(none, "/", none, flags, none).is_err()
+        {
+            return;
+        }
+        let bundle = crate::testing::directory("delete");
+        let (rootfs, kept) = (bundle.join(DIRECTORY), bundle.join("kept"));
+        std::fs::create_dir_all(rootfs.join("sub/deep")).unwrap();
+        std::fs::create_dir(&kept).unwrap();
+        let tmpfs =
+            |place: &Path| mount(Some("none"), place, Some("tmpfs"), MsFlags::empty(), none);
+        tmpfs(&kept).unwrap();
+        // A mount below a root file system that is none, then stacked ones.
+        tmpfs(&rootfs.join("sub/deep")).unwrap();
+        unmount(&bundle).unwrap();
+        for _ in 0..3 {
+            tmpfs(&rootfs).unwrap();
+        }
+        std::fs::create_dir(rootfs.join("inner")).unwrap();
+        tmpfs(&rootfs.join("inner")).unwrap();
+        unmount(&bundle).unwrap();
+        let count = || {
+            let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            (mounts_below(&mounts, &bundle).len(), mounts.contains("rootfs"))
+        };
+        assert_eq!(count().0, 1);
+        // The root file system as a link to something that is mounted elsewhere.
+        std::fs::remove_dir_all(&rootfs).unwrap();
+        std::os::unix::fs::symlink(&kept, &rootfs).unwrap();
+        unmount(&bundle).unwrap();
+        assert_eq!(count().0, 1);
+        umount2(&kept, MntFlags::empty()).unwrap();
+        std::fs::remove_dir_all(bundle).unwrap();
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::ttrpc::Server;
 use crossbeam_channel::bounded;
@@ -18,6 +18,7 @@ use crate::events::Publisher;
 use crate::log::Log;
 use crate::pod::Pod;
 use crate::service::Service;
+use crate::socket;
 use crate::spawner::Spawner;
 
 /// How long events may take to get to containerd when the shim ends.
@@ -27,9 +28,9 @@ const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Serves on `listener`, which is bound to `socket`, until containerd says `Shutdown`. Returns the exit
 /// status.
-pub fn serve(listener: OwnedFd, socket: PathBuf, launch: Launch) -> i32 {
-    let log = Log::open(&launch);
-    let served = run(listener, &socket, launch, &log);
+pub fn serve(listener: OwnedFd, path: PathBuf, launch: Launch) -> i32 {
+    let log = Log::new(&launch.bundle, &launch.namespace, &launch.id, launch.debug);
+    let served = run(listener, &path, launch, &log);
     match served {
         Ok(()) => 0,
         Err(error) => {
@@ -39,7 +40,7 @@ pub fn serve(listener: OwnedFd, socket: PathBuf, launch: Launch) -> i32 {
     }
 }
 
-fn run(listener: OwnedFd, socket: &Path, launch: Launch, log: &Log) -> runtime::Result<()> {
+fn run(listener: OwnedFd, path: &Path, launch: Launch, log: &Log) -> runtime::Result<()> {
     runtime::keep_child_statuses()?;
     // Before the first thread, and before signals are blocked: its workers inherit the mask.
     let spawner = Spawner::start()?;
@@ -47,16 +48,17 @@ fn run(listener: OwnedFd, socket: &Path, launch: Launch, log: &Log) -> runtime::
     nix::sys::prctl::set_child_subreaper(true)
         .call("prctl(PR_SET_CHILD_SUBREAPER)")
         .context("adopt", "orphans")?;
-    let publisher = Publisher::new(launch.ttrpc_address.clone(), launch.namespace.clone());
+    let address = launch.ttrpc_address.clone();
+    let publisher = Publisher::new(address, launch.namespace.clone(), log.clone())?;
     let events = Events::new(publisher);
     let pod = Arc::new(Pod::new(spawner, events, log.clone(), launch.namespace.clone()));
     let (shutdown, ending) = bounded(1);
     let service = Service::new(Arc::clone(&pod), launch, log.clone(), shutdown.clone());
     let mut server = Server::new()
         .add_listener(listener.into_raw_fd())
-        .map_err(|error| failed("listen on", socket, &error))?
+        .map_err(|error| failed("listen on", path, &error))?
         .register_service(service.methods());
-    server.start().map_err(|error| failed("serve", socket, &error))?;
+    server.start().map_err(|error| failed("serve", path, &error))?;
     let reaper = Arc::clone(&pod);
     thread::Builder::new()
         .name("signals".to_owned())
@@ -69,8 +71,13 @@ fn run(listener: OwnedFd, socket: &Path, launch: Launch, log: &Log) -> runtime::
     // Nobody else has the other end: an error cannot come.
     let _ = ending.recv();
     // No new client finds a shim that is about to end.
-    let _ = std::fs::remove_file(socket);
-    pod.events().publisher().close(FLUSH);
+    if let Err(error) = socket::remove(path) {
+        log.warn(&error.to_string());
+    }
+    let lost = pod.events().publisher().close(Instant::now() + FLUSH);
+    if lost > 0 {
+        log.error(&format!("{lost} events could not be sent"));
+    }
     let (sender, done) = bounded::<()>(0);
     let ended = thread::Builder::new().name("goodbye".to_owned()).spawn(move || {
         server.shutdown();
@@ -107,6 +114,6 @@ fn attend(signals: &SignalFd, pod: &Pod) {
     }
 }
 
-fn failed(operation: &str, socket: &Path, error: &impl std::fmt::Display) -> Error {
-    Error::new(ErrorKind::System, operation, runtime::quote(socket), error.to_string())
+fn failed(operation: &str, path: &Path, error: &impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::System, operation, runtime::quote(path), error.to_string())
 }

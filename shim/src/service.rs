@@ -107,13 +107,11 @@ impl Service {
         options: Option<&Any>,
     ) -> ttrpc::Result<NewContainer> {
         let options = match options {
-            Some(any) => Options::decode(any).map_err(|error| code::rpc(&error))?,
+            Some(any) => Options::decode(any).map_err(|error| code::answer(&error))?,
             None => self.launch.options.clone(),
         };
-        options.store(&bundle).map_err(|error| code::rpc(&error))?;
-        if let Some(name) = &options.binary_name {
-            self.log.warning(&format!("option BinaryName {name:?}: this shim runs no binary"));
-        }
+        options.store(&bundle).map_err(|error| code::answer(&error))?;
+        options.warnings().iter().for_each(|warning| self.log.warn(warning));
         Ok(NewContainer {
             id,
             root: options.state_root(&self.launch.namespace),
@@ -148,8 +146,8 @@ impl Service {
     /// The figures of a container's cgroup.
     pub fn figures(&self, id: &str) -> ttrpc::Result<Any> {
         let container = self.pod.container(id)?;
-        let stats = container.handle.stats().map_err(|error| code::rpc(&error))?;
-        metrics::any(&stats).map_err(|error| code::rpc(&error))
+        let stats = container.handle.stats().map_err(|error| code::answer(&error))?;
+        Ok(metrics::metrics(&stats))
     }
 
     /// Ends the shim, unless it has containers.
@@ -229,7 +227,7 @@ impl Task for Service {
 
     fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let container = self.pod.container(&request.id)?;
-        let pids = container.handle.processes().map_err(|error| code::rpc(&error))?;
+        let pids = container.handle.processes().map_err(|error| code::answer(&error))?;
         let processes = pids.into_iter().map(|pid| {
             let exec = container.exec_of(pid);
             let details = exec.and_then(|exec_id| {
@@ -243,14 +241,14 @@ impl Task for Service {
 
     fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
         let container = self.pod.container(&request.id)?;
-        container.handle.pause().map_err(|error| code::rpc(&error))?;
+        container.handle.pause().map_err(|error| code::answer(&error))?;
         self.pod.events().paused(&request.id);
         Ok(Empty::new())
     }
 
     fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
         let container = self.pod.container(&request.id)?;
-        container.handle.resume().map_err(|error| code::rpc(&error))?;
+        container.handle.resume().map_err(|error| code::answer(&error))?;
         self.pod.events().resumed(&request.id);
         Ok(Empty::new())
     }
@@ -268,7 +266,7 @@ impl Task for Service {
         match &state.terminal {
             Some(terminal) => terminal
                 .resize(cells(request.width), cells(request.height))
-                .map_err(|error| code::rpc(&error))?,
+                .map_err(|error| code::answer(&error))?,
             None if process.streams.terminal && state.exit.is_some() => return Err(finished()),
             None if process.streams.terminal => {
                 let text = format!("resize terminal of process {:?}: not started", process.id());
@@ -295,9 +293,9 @@ impl Task for Service {
         let updated = runtime::load_resources(&json, &mut warnings)
             .and_then(|resources| container.handle.update(&resources, &mut warnings));
         for warning in &warnings {
-            self.log.warning(&format!("container {:?}: {warning}", request.id));
+            self.log.warn(&format!("container {:?}: {warning}", request.id));
         }
-        updated.map_err(|error| code::rpc(&error))?;
+        updated.map_err(|error| code::answer(&error))?;
         Ok(Empty::new())
     }
 

@@ -81,7 +81,7 @@ impl Spawner {
     /// # Errors
     /// The worker's, with the code that callers know; `Unavailable` when it has died.
     pub fn call(&self, request: &Request, stdio: [BorrowedFd<'_>; 3]) -> ttrpc::Result<Done> {
-        self.exchange(request, stdio).map_err(|error| code::rpc(&error))?.outcome()
+        self.exchange(request, stdio).map_err(|error| code::answer(&error))?.outcome()
     }
 
     fn exchange(
@@ -120,7 +120,7 @@ impl Received {
     fn outcome(self) -> ttrpc::Result<Done> {
         let died = |reason: &str| {
             let text = format!("the shim's worker {reason}");
-            ttrpc::Error::RpcStatus(ttrpc::get_status(ttrpc::Code::UNAVAILABLE, text))
+            code::status(ttrpc::Code::UNAVAILABLE, text)
         };
         if self.text.is_empty() {
             return Err(died("ended without an answer (killed, or out of memory?)"));

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use containerd_shim_protos::protobuf::EnumOrUnknown;
 use containerd_shim_protos::ttrpc;
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout};
 use runtime::{
@@ -17,6 +18,7 @@ use runtime::{
 use serde::{Deserialize, Serialize};
 
 use crate::code;
+use crate::delete::PID_FILE;
 use crate::rootfs::{self, Mount};
 
 /// A request of the shim's.
@@ -98,20 +100,21 @@ pub struct Failed {
 
 impl Failed {
     fn new(error: &Error) -> Self {
-        Self { code: code::of(error) as i32, text: code::text(error) }
+        match code::answer(error) {
+            ttrpc::Error::RpcStatus(status) => {
+                Self { code: status.code.value(), text: status.message }
+            }
+            other => Self { code: ttrpc::Code::UNKNOWN as i32, text: other.to_string() },
+        }
     }
 
     /// The error as the service returns it.
     pub fn into_rpc(self) -> ttrpc::Error {
         let mut status = ttrpc::Status::new();
-        status.code = protobuf_code(self.code);
+        status.code = EnumOrUnknown::from_i32(self.code);
         status.message = self.text;
         ttrpc::Error::RpcStatus(status)
     }
-}
-
-fn protobuf_code(code: i32) -> containerd_shim_protos::protobuf::EnumOrUnknown<ttrpc::Code> {
-    containerd_shim_protos::protobuf::EnumOrUnknown::from_i32(code)
 }
 
 /// Serves the one request on `connection`, and ends.
@@ -191,14 +194,11 @@ fn perform(request: Request, warnings: &mut Vec<String>) -> runtime::Result<Opti
 fn create(request: &Create, warnings: &mut Vec<String>) -> runtime::Result<Process> {
     let bundle = request.bundle.as_path();
     nix::unistd::chdir(bundle).call("chdir").context("enter bundle", quote(bundle))?;
-    let target = bundle.join(rootfs::DIRECTORY);
-    if !request.rootfs.is_empty() {
-        rootfs::mount_all(&request.rootfs, &target)?;
-    }
+    rootfs::mount_all(&request.rootfs, bundle)?;
     let created = create_mounted(request, warnings);
     if created.is_err() && !request.rootfs.is_empty() {
         // The first error is the one to tell.
-        let _ = rootfs::unmount(&target);
+        let _ = rootfs::unmount(bundle);
     }
     created
 }
@@ -210,6 +210,7 @@ fn create_mounted(request: &Create, warnings: &mut Vec<String>) -> runtime::Resu
     options.no_pivot = request.no_pivot;
     options.no_new_keyring = request.no_new_keyring;
     options.systemd_cgroup = request.systemd_cgroup;
+    options.pid_file = Some(request.bundle.join(PID_FILE));
     options.parent = Parent::Callers;
     let (_, process) = Container::create(&request.name.root, &request.name.id, options, warnings)?;
     Ok(process)
@@ -242,5 +243,5 @@ fn delete(request: &Delete, warnings: &mut Vec<String>) -> runtime::Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => other?,
     }
-    rootfs::unmount(&request.bundle.join(rootfs::DIRECTORY))
+    rootfs::unmount(&request.bundle)
 }

@@ -35,6 +35,12 @@ pub struct Stats {
     pub intel_rdt: IntelRdt,
     /// Network interfaces; never filled, as in runc.
     pub network_interfaces: Option<Vec<()>>,
+    /// RDMA handles and objects by device; not in the `data` object.
+    #[serde(skip)]
+    pub rdma: Vec<RdmaDevice>,
+    /// Whether all figures are of cgroup v2; not in the `data` object.
+    #[serde(skip)]
+    pub unified: bool,
 }
 
 /// Processor time.
@@ -83,6 +89,12 @@ pub struct Throttling {
     /// Nanoseconds withheld.
     #[serde(skip_serializing_if = "zero")]
     pub throttled_time: u64,
+    /// Bursts above the quota, cgroup v2 only; not in the `data` object.
+    #[serde(skip)]
+    pub bursts: u64,
+    /// Nanoseconds used in bursts; not in the `data` object.
+    #[serde(skip)]
+    pub burst_time: u64,
 }
 
 /// Processors and memory nodes.
@@ -125,6 +137,12 @@ pub struct Memory {
     /// Pressure, where the kernel measures it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub psi: Option<Pressure>,
+    /// Swap by itself, cgroup v2 only; not in the `data` object.
+    #[serde(skip)]
+    pub swap_only: MemoryUse,
+    /// `memory.events` of cgroup v2, `memory.oom_control` of v1; not in the `data` object.
+    #[serde(skip)]
+    pub events: BTreeMap<String, u64>,
 }
 
 /// One kind of memory, in bytes.
@@ -201,6 +219,26 @@ pub struct HugePages {
     #[serde(skip_serializing_if = "zero")]
     pub max: u64,
     pub failcnt: u64,
+    /// Cgroup v2 only; not in the `data` object.
+    #[serde(skip)]
+    pub limit: u64,
+}
+
+/// RDMA resources of one device: in use, and the limit.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[allow(missing_docs)]
+pub struct RdmaDevice {
+    pub name: String,
+    pub current: RdmaUse,
+    pub limit: RdmaUse,
+}
+
+/// RDMA handles and objects; the largest number is unlimited.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct RdmaUse {
+    pub handles: u32,
+    pub objects: u32,
 }
 
 /// Cache and bandwidth allocation.
@@ -266,6 +304,9 @@ impl Cgroup {
         }
         let huge = self.v1("hugetlb").or_else(|| self.unified());
         stats.hugetlb = huge.map(hugetlb).unwrap_or_default();
+        let rdma_group = self.v1("rdma").or_else(|| self.unified());
+        stats.rdma = rdma_group.map(rdma).unwrap_or_default();
+        stats.unified = self.groups.iter().all(|group| group.at.unified);
         stats
     }
 }
@@ -297,6 +338,7 @@ fn throttling_v1(group: &Group, stats: &mut Stats) {
         periods: take(&map, "nr_periods"),
         throttled_periods: take(&map, "nr_throttled"),
         throttled_time: take(&map, "throttled_time"),
+        ..Throttling::default()
     };
 }
 
@@ -330,6 +372,8 @@ fn cpu_v2(group: &Group, stats: &mut Stats) {
         periods: take(&map, "nr_periods"),
         throttled_periods: take(&map, "nr_throttled"),
         throttled_time: nanoseconds("throttled_usec"),
+        bursts: take(&map, "nr_bursts"),
+        burst_time: nanoseconds("burst_usec"),
     };
     stats.cpu.psi = pressure(&text(group, "cpu.pressure"));
 }
@@ -385,6 +429,8 @@ fn memory_v1(group: &Group, stats: &mut Stats) {
         kernel_tcp: kind("kmem.tcp."),
         raw,
         psi: None,
+        swap_only: MemoryUse::default(),
+        events: keyed(&text(group, "memory.oom_control")),
     };
 }
 
@@ -397,10 +443,16 @@ fn memory_v2(group: &Group, stats: &mut Stats) {
         max: number(group, "memory.peak"),
         failcnt: take(&events, "max"),
     };
+    let swap_only = MemoryUse {
+        limit: number(group, "memory.swap.max"),
+        usage: number(group, "memory.swap.current"),
+        max: number(group, "memory.swap.peak"),
+        failcnt: 0,
+    };
     // v1 counts memory and swap together, and callers expect that.
     let swap = MemoryUse {
-        limit: number(group, "memory.swap.max").saturating_add(usage.limit),
-        usage: number(group, "memory.swap.current") + usage.usage,
+        limit: swap_only.limit.saturating_add(usage.limit),
+        usage: swap_only.usage + usage.usage,
         max: 0,
         failcnt: 0,
     };
@@ -410,6 +462,8 @@ fn memory_v2(group: &Group, stats: &mut Stats) {
         swap,
         raw,
         psi: pressure(&text(group, "memory.pressure")),
+        swap_only,
+        events,
         ..Memory::default()
     };
 }
@@ -502,7 +556,8 @@ fn hugetlb(group: &Group) -> BTreeMap<String, HugePages> {
             take(&keyed(&text(group, &file("events"))), "max")
         };
         let max = if v1 { number(group, &file("max_usage_in_bytes")) } else { 0 };
-        Some((size, HugePages { usage, max, failcnt }))
+        let limit = if v1 { 0 } else { number(group, &file("max")) };
+        Some((size, HugePages { usage, max, failcnt, limit }))
     };
     sizes.filter_map(pages).collect()
 }
@@ -514,6 +569,34 @@ fn page_size(kib: u64) -> String {
         1024.. => format!("{}MB", kib >> 10),
         _ => format!("{kib}KB"),
     }
+}
+
+fn rdma(group: &Group) -> Vec<RdmaDevice> {
+    let mut limits: BTreeMap<_, _> = rdma_lines(&text(group, "rdma.max")).into_iter().collect();
+    let device = |(name, current): (String, RdmaUse)| {
+        let limit = limits.remove(&name).unwrap_or_default();
+        RdmaDevice { name, current, limit }
+    };
+    rdma_lines(&text(group, "rdma.current")).into_iter().map(device).collect()
+}
+
+/// `mlx4_0 hca_handle=2 hca_object=max` lines.
+fn rdma_lines(text: &str) -> Vec<(String, RdmaUse)> {
+    let line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let name = words.next()?.to_string();
+        let mut used = RdmaUse::default();
+        for (key, value) in words.filter_map(|word| word.split_once('=')) {
+            let value = if value == "max" { u32::MAX } else { value.parse().unwrap_or_default() };
+            match key {
+                "hca_handle" => used.handles = value,
+                "hca_object" => used.objects = value,
+                _ => {}
+            }
+        }
+        Some((name, used))
+    };
+    text.lines().filter_map(line).collect()
 }
 
 /// `some avg10=0.00 avg60=0.00 avg300=0.00 total=0` and `full ...`.
@@ -576,5 +659,7 @@ mod tests {
         let psi = pressure("some avg10=0.50 avg60=0.00 avg300=1.25 total=7\n").unwrap();
         assert_eq!((psi.some.avg10, psi.some.avg300, psi.some.total), (0.5, 1.25, 7));
         assert!(pressure("").is_none());
+        let used = rdma_lines("mlx4_0 hca_handle=2 hca_object=max\n");
+        assert_eq!(used, [("mlx4_0".to_string(), RdmaUse { handles: 2, objects: u32::MAX })]);
     }
 }

@@ -54,3 +54,15 @@ pub(crate) fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<()> {
     let value = unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) };
     check("set_mempolicy", value).map(drop)
 }
+
+/// Gives the caller's process group a core scheduling cookie of its own. prctl(2), Linux 5.14.
+pub(crate) fn create_core_cookie() -> Result<()> {
+    /// `PIDTYPE_PGID` of the kernel's `enum pid_type`.
+    const PROCESS_GROUP: libc::c_ulong = 2;
+    let (itself, unused): (libc::c_ulong, libc::c_ulong) = (0, 0);
+    // SAFETY: PR_SCHED_CORE_CREATE takes numbers only; the address argument is null.
+    let value = unsafe {
+        libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_CREATE, itself, PROCESS_GROUP, unused)
+    };
+    check("prctl(PR_SCHED_CORE)", value.into()).map(drop)
+}

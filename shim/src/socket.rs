@@ -1,0 +1,284 @@
+//! The socket of a group's shim: found or made, and removed when nobody answers there.
+//!
+//! A file, never an abstract name: those have no permissions, and every process of uid 0 in the host's
+//! network namespace, in a container too, could call the shim (CVE-2020-15257). The directory is 0700
+//! and the owner's, the file 0600.
+//!
+//! Two `start`s of one pod run at once, and a `delete` beside them. Between a look and the act on it
+//! another one could act: a socket that is bound and not yet listened on looks like one that was left
+//! behind, and a name that was left behind may meanwhile be a new socket's. So looking and acting are
+//! done under a lock on the directory, flock(2). Nothing is waited for while it is held.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::libc;
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::geteuid;
+use runtime::{Call, Context, Error, ErrorKind, Result, quote};
+use sha2::{Digest, Sha256};
+
+/// Where containerd's own shims have theirs.
+const DIRECTORY: &str = "/run/containerd/s";
+
+const SCHEME: &str = "unix://";
+
+/// `sun_path` holds 108 bytes, one of them the NUL; Go's dialer wants one more.
+const MAX_PATH: usize = 106;
+
+/// The socket's path for a group of containers of one daemon.
+///
+/// # Errors
+/// `Invalid` when the directory is relative or the path too long for an address.
+pub fn path(
+    directory: Option<&Path>,
+    grpc_address: &str,
+    namespace: &str,
+    group: &str,
+) -> Result<PathBuf> {
+    // The first word keeps us from the socket of another runtime's shim: a group's name may be an
+    // annotation that both understand.
+    let mut hash = Sha256::new();
+    for part in ["bulkhead", grpc_address, namespace, group] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let name: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = directory.unwrap_or(Path::new(DIRECTORY)).join(name);
+    check(&path)?;
+    Ok(path)
+}
+
+/// Whether a path can be a socket's address.
+///
+/// # Errors
+/// `Invalid` when it is relative or too long.
+pub fn check(path: &Path) -> Result<()> {
+    let length = path.as_os_str().len();
+    if !path.is_absolute() {
+        return Err(invalid(path, "is not an absolute path"));
+    }
+    if length > MAX_PATH {
+        return Err(invalid(path, &format!("has {length} bytes, more than {MAX_PATH}")));
+    }
+    Ok(())
+}
+
+/// The path as an address.
+pub fn address(path: &Path) -> String {
+    format!("{SCHEME}{}", path.display())
+}
+
+/// The path in an address of [`address`].
+pub fn path_of(address: &str) -> Option<&Path> {
+    address.strip_prefix(SCHEME).map(Path::new).filter(|path| path.is_absolute())
+}
+
+/// Listens at `path`; `None` when a shim does that already.
+///
+/// The process' umask is another one meanwhile: for a process with one thread.
+///
+/// # Errors
+/// The directory is not ours alone, or what fails in making the socket.
+pub fn listen(path: &Path) -> Result<Option<OwnedFd>> {
+    let _lock = Lock::of(parent(path), Missing::Make)?;
+    if answers(path)? {
+        return Ok(None);
+    }
+    unlink(path)?;
+    // The mode is there from the start: a directory that others may search is accepted.
+    let caller = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    umask(caller);
+    let listener = bound.call("bind").context("listen at", quote(path))?;
+    Ok(Some(listener.into()))
+}
+
+/// Removes a socket that this process listens at, before it stops to.
+pub fn remove(path: &Path) -> Result<()> {
+    match Lock::of(parent(path), Missing::Leave)? {
+        Some(_lock) => unlink(path),
+        None => Ok(()),
+    }
+}
+
+/// Removes a socket at which nobody listens.
+pub fn remove_stale(path: &Path) -> Result<()> {
+    let Some(_lock) = Lock::of(parent(path), Missing::Leave)? else { return Ok(()) };
+    if answers(path)? { Ok(()) } else { unlink(path) }
+}
+
+/// Whether the process at the other end of an accepted connection may call the shim: root or the
+/// shim's own user. The file's mode keeps others out already, unless a descriptor was handed to them.
+pub fn peer_is_trusted(connection: BorrowedFd<'_>) -> bool {
+    getsockopt(&connection, PeerCredentials)
+        .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// Whether somebody listens at `path`. One who is too busy to accept does.
+fn answers(path: &Path) -> Result<bool> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let attempt = || {
+        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).call("socket")?;
+        match connect(socket.as_raw_fd(), &UnixAddr::new(path).call("connect")?) {
+            Ok(()) | Err(Errno::EAGAIN) => Ok(true),
+            Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(false),
+            Err(errno) => Err(errno).call("connect"),
+        }
+    };
+    attempt().context("look for a shim at", quote(path))
+}
+
+/// Removes a socket, and nothing else.
+fn unlink(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(invalid(path, "is not a socket"));
+        }
+        _ => {}
+    }
+    fs::remove_file(path).call("unlink").context("remove socket", quote(path))
+}
+
+/// What to do about a directory that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Leave,
+}
+
+/// The lock on a directory of sockets, until it is dropped.
+struct Lock {
+    _held: Flock<File>,
+}
+
+impl Lock {
+    /// `None` when the directory is missing and left so.
+    fn of(directory: &Path, missing: Missing) -> Result<Option<Self>> {
+        if missing == Missing::Make {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .call("mkdir")
+                .context("make directory", quote(directory))?;
+        }
+        let opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(directory);
+        let directory_file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && missing == Missing::Leave => {
+                return Ok(None);
+            }
+            other => other.call("open").context("open directory", quote(directory))?,
+        };
+        let metadata =
+            directory_file.metadata().call("fstat").context("inspect", quote(directory))?;
+        // Who can write here can put a socket of his own in the place of ours.
+        if metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
+            return Err(invalid(directory, "is not this user's alone to write"));
+        }
+        let held = Flock::lock(directory_file, FlockArg::LockExclusive)
+            .map_err(|(_, errno)| errno)
+            .call("flock")
+            .context("lock", quote(directory))?;
+        Ok(Some(Self { _held: held }))
+    }
+}
+
+fn invalid(path: &Path, reason: &str) -> Error {
+    Error::new(ErrorKind::Invalid, "use socket", quote(path), reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn names() {
+        let name = |grpc, namespace, group| path(None, grpc, namespace, group).unwrap();
+        let ours = name("/run/c.sock", "ns", "pod");
+        assert_eq!(ours, name("/run/c.sock", "ns", "pod"));
+        assert!(ours.starts_with(DIRECTORY) && ours.as_os_str().len() == 17 + 1 + 64);
+        for other in [name("/run/d.sock", "ns", "pod"), name("/run/c.sock", "nsp", "od")] {
+            assert_ne!(ours, other);
+        }
+        assert_eq!(path_of(&address(&ours)), Some(ours.as_path()));
+        assert_eq!(path_of("/abstract"), None);
+        let long = format!("/{}", "d".repeat(60));
+        let error = path(Some(Path::new(&long)), "", "n", "g").unwrap_err().to_string();
+        assert!(error.ends_with("has 126 bytes, more than 106"), "{error}");
+        assert!(path(Some(Path::new("s")), "", "n", "g").is_err());
+    }
+
+    #[test]
+    fn one_listens_and_the_rest_finds_it() {
+        let top = crate::testing::directory("socket");
+        let path = top.join("s/x");
+        let listener = listen(&path).unwrap().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        assert_eq!((mode(parent(&path)), mode(&path)), (0o700, 0o600));
+        assert!(listen(&path).unwrap().is_none());
+        remove_stale(&path).unwrap();
+        assert!(path.exists());
+        let stream = UnixStream::connect(&path).unwrap();
+        assert!(peer_is_trusted(stream.as_fd()));
+        drop(listener);
+        // Nobody listens: the name is taken over, then removed.
+        let listener = listen(&path).unwrap().unwrap();
+        drop(listener);
+        remove_stale(&path).unwrap();
+        assert!(!path.exists());
+        remove(&path).unwrap();
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
+    fn only_sockets_in_safe_places() {
+        let top = crate::testing::directory("socket");
+        let path = top.join("x");
+        fs::write(&path, "").unwrap();
+        assert!(listen(&path).is_err());
+        assert!(remove(&path).unwrap_err().to_string().contains("is not a socket"));
+        fs::set_permissions(&top, Permissions::from_mode(0o777)).unwrap();
+        let error = listen(&top.join("y")).unwrap_err().to_string();
+        assert!(error.contains("is not this user's alone to write"), "{error}");
+        remove(Path::new("/nonexistent/x")).unwrap();
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
+    fn many_at_once_bind_one() {
+        let top = crate::testing::directory("socket");
+        fs::set_permissions(&top, Permissions::from_mode(0o700)).unwrap();
+        let path = top.join("x");
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let path = path.clone();
+                std::thread::spawn(move || listen(&path).unwrap())
+            })
+            .collect();
+        let bound: Vec<_> =
+            threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(bound.len(), 1);
+        fs::remove_dir_all(top).unwrap();
+    }
+}
