@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use crate::chapters;
 use crate::compare;
 use crate::lab::cgroups::Layout;
-use crate::runner::{self, Outcome, Place, Plan, Verdict};
+use crate::outcome::{Outcome, Verdict};
+use crate::runner::{self, Place, Plan};
 
 const USAGE: &str = "\
 usage: oci-tests [--runtime PATH] [--filter WORDS] [--jobs N] [--cgroups host|v1|v2]

@@ -17,18 +17,23 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod chapters;
-mod check;
 mod cli;
-mod compare;
 mod elf32;
 mod lab;
 mod probe;
 #[cfg(target_arch = "x86_64")]
 mod ptrace;
+mod question;
 mod runner;
-mod shield;
-mod sys;
 mod worker;
+
+use oci_tests::{compare, devices, outcome, shield, sys};
+
+/// What a test is, and how it judges.
+mod check {
+    pub use crate::question::{Test, View, test};
+    pub use oci_tests::check::*;
+}
 
 /// The C entry point: dispatches on the program's name, then on the first argument.
 // The one symbol that the C library calls; nothing else in this program has this name.

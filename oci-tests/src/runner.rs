@@ -3,47 +3,22 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use serde_json::Value;
 
 use crate::chapters;
+use crate::devices;
 use crate::lab::Kind;
 use crate::lab::cgroups::{self, Layout};
+use crate::outcome::{Outcome, Verdict};
 use crate::shield::Shield;
 use crate::worker::{self, Job};
-
-/// How a test ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// As the specification says.
-    Ok,
-    /// Not so.
-    NotOk,
-    /// Could not be asked.
-    Skip,
-}
-
-/// One test's result.
-#[derive(Clone, Debug)]
-pub struct Outcome {
-    /// Its section.
-    pub section: &'static str,
-    /// Its whole title.
-    pub title: String,
-    /// How it ended.
-    pub verdict: Verdict,
-    /// Why.
-    pub reason: String,
-    /// Comments.
-    pub notes: Vec<String>,
-}
 
 /// What to run and how.
 pub struct Plan {
@@ -80,7 +55,7 @@ impl Place {
         mount(Some("tmpfs"), &base, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
         fs::copy(std::env::current_exe()?, base.join("probe"))?;
         fs::set_permissions(base.join("probe"), fs::Permissions::from_mode(0o755))?;
-        private_dev(&base.join("dev"))?;
+        devices::private(&base.join("dev"))?;
         for hierarchy in cgroups::hierarchies() {
             fs::create_dir(hierarchy.point.join(&word))?;
         }
@@ -96,39 +71,6 @@ impl Drop for Place {
         let _ = umount2(&self.base, MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.base);
     }
-}
-
-fn private_dev(dir: &Path) -> io::Result<()> {
-    const NODES: [(&str, u64, u64); 7] = [
-        ("null", 1, 3),
-        ("zero", 1, 5),
-        ("full", 1, 7),
-        ("random", 1, 8),
-        ("urandom", 1, 9),
-        ("tty", 5, 0),
-        ("fuse", 10, 229),
-    ];
-    fs::create_dir(dir)?;
-    mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755"))?;
-    for (name, major, minor) in NODES {
-        mknod(&dir.join(name), SFlag::S_IFCHR, Mode::empty(), makedev(major, minor))?;
-        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o666))?;
-    }
-    for (name, target) in [
-        ("fd", "/proc/self/fd"),
-        ("stdin", "/proc/self/fd/0"),
-        ("stdout", "/proc/self/fd/1"),
-        ("stderr", "/proc/self/fd/2"),
-        ("ptmx", "pts/ptmx"),
-    ] {
-        symlink(target, dir.join(name))?;
-    }
-    fs::create_dir(dir.join("pts"))?;
-    let options = Some("newinstance,ptmxmode=0666,mode=0620");
-    mount(Some("devpts"), &dir.join("pts"), Some("devpts"), MsFlags::empty(), options)?;
-    fs::create_dir(dir.join("shm"))?;
-    mount(Some(dir), "/dev", None::<&str>, MsFlags::MS_MOVE, None::<&str>)?;
-    Ok(())
 }
 
 /// Runs a plan; `each` hears of every result in the plan's order.

@@ -2,49 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::{PipeReader, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+pub use oci_tests::process::{Output, ends_within, readable};
 
 use super::Lab;
-use crate::check::{Res, cut, fail, skip};
-use crate::sys;
+use crate::check::{Res, cut, fail};
 
 /// How long one command of a runtime may take; generous, since the machine is shared.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-
-/// How a command ended and what it printed.
-#[derive(Clone, Debug, Default)]
-pub struct Output {
-    /// Its exit code; none when a signal ended it.
-    pub code: Option<i32>,
-    /// The signal that ended it.
-    pub signal: Option<i32>,
-    /// Standard output.
-    pub out: String,
-    /// Standard error.
-    pub err: String,
-}
-
-impl Output {
-    /// Skips when the runtime failed for want of a privilege that this machine's root does not have.
-    pub fn excuse(&self) -> Res {
-        if self.code != Some(0) && self.err.contains("RLIM_MEMLOCK") {
-            return skip(
-                "this runtime needs CAP_SYS_RESOURCE for device rules, which this machine lacks",
-            );
-        }
-        Ok(())
-    }
-
-    /// One line for a failure's reason.
-    pub fn brief(&self) -> String {
-        format!("code {:?} signal {:?}: {}", self.code, self.signal, cut(&self.err))
-    }
-}
 
 /// A command being put together.
 pub struct Call<'l> {
@@ -219,30 +188,6 @@ impl Started {
         let _ = self.child.kill();
         self.child.wait()?;
         Ok(())
-    }
-}
-
-/// Whether a process ends before the deadline.
-pub fn ends_within(pid: i32, deadline: Duration) -> Res<bool> {
-    let pidfd = match sys::pidfd_open(pid) {
-        Ok(pidfd) => pidfd,
-        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(true),
-        Err(error) => return Err(error.into()),
-    };
-    Ok(readable(&pidfd, deadline)?)
-}
-
-/// Whether a descriptor becomes readable before the deadline.
-pub fn readable(fd: &impl AsFd, deadline: Duration) -> nix::Result<bool> {
-    let until = Instant::now() + deadline;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(errno) => return Err(errno),
-            Ok(count) => return Ok(count > 0),
-        }
     }
 }
 

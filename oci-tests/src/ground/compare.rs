@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::runner::{Outcome, Verdict};
+use crate::outcome::{Outcome, Verdict};
 
 /// One runtime's name and results.
 pub type Column = (String, Vec<Outcome>);

@@ -1,0 +1,63 @@
+//! A terminal of our own, to put clients on.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::pty::openpty;
+use oci_tests::check::{Res, cut, fail};
+use oci_tests::process::readable;
+use oci_tests::sys;
+
+use crate::stage::Stage;
+
+/// Our end of a terminal.
+pub struct Terminal {
+    ours: File,
+    seen: String,
+}
+
+impl Terminal {
+    /// A terminal of this many columns and rows, and the other end of it.
+    pub fn open(size: (u16, u16)) -> Res<(Self, OwnedFd)> {
+        let pair = openpty(None, None)?;
+        sys::set_window_size(pair.master.as_fd(), size)?;
+        Ok((Self { ours: File::from(pair.master), seen: String::new() }, pair.slave))
+    }
+
+    /// Types.
+    pub fn write(&mut self, text: &str) -> Res {
+        Ok(self.ours.write_all(text.as_bytes())?)
+    }
+
+    /// Changes the size; whoever is on the terminal gets SIGWINCH.
+    pub fn resize(&self, size: (u16, u16)) -> Res {
+        Ok(sys::set_window_size(self.ours.as_fd(), size)?)
+    }
+
+    /// Waits until the words have been printed.
+    pub fn until(&mut self, stage: &Stage, words: &str) -> Res {
+        loop {
+            if let Some(place) = self.seen.find(words) {
+                self.seen.drain(..place + words.len());
+                return Ok(());
+            }
+            if !readable(&self.ours, stage.remaining().min(Duration::from_secs(30)))? {
+                return fail(format!("the terminal never showed {words:?}: {:?}", cut(&self.seen)));
+            }
+            let mut block = [0u8; 4096];
+            match self.ours.read(&mut block) {
+                Ok(count) if count > 0 => {
+                    self.seen.push_str(&String::from_utf8_lossy(&block[..count]));
+                }
+                _ => {
+                    return fail(format!(
+                        "the terminal was closed before {words:?}: {:?}",
+                        cut(&self.seen)
+                    ));
+                }
+            }
+        }
+    }
+}

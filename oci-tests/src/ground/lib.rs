@@ -1,0 +1,15 @@
+//! What black-box suites of container runtimes share: the ground that tests stand on.
+//!
+//! `oci-tests` asks a runtime directly, `integration` by way of the programs that call runtimes. Both
+//! judge with [`check`], protect the machine with [`shield`] and [`devices`], find and remove cgroups
+//! with [`cgroups`], and show results side by side with [`compare`].
+
+pub mod cgroups;
+pub mod check;
+pub mod compare;
+pub mod devices;
+pub mod kind;
+pub mod outcome;
+pub mod process;
+pub mod shield;
+pub mod sys;
