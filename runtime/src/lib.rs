@@ -53,7 +53,7 @@ pub use children::{
 pub use container::{Container, Listing, Process, Report, Status};
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
-pub use messages::{receive_message, send_message};
+pub use messages::{peer_user, receive_message, send_message};
 pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
 pub use seal::protect_own_binary;
 pub use spec::{Config, load_config, load_process, load_resources, parse_config, parse_process};

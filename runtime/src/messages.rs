@@ -9,6 +9,15 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use crate::error::Failure;
 use crate::sys;
 
+/// The user of the process that connected the Unix socket with this number. A number, because that is
+/// what a library that accepts connections for its caller hands out.
+///
+/// # Errors
+/// It is no Unix socket.
+pub fn peer_user(socket: RawFd) -> Result<u32, Failure> {
+    sys::fd::peer_user(socket)
+}
+
 /// Sends `bytes`, or as many of them as a stream takes, with copies of `fds`. Returns how many bytes
 /// were sent. A peer that is gone is `EPIPE`, never a signal.
 ///

@@ -37,15 +37,6 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The version of the task service that the daemon speaks after this answer.
-    pub fn task_version(self) -> u32 {
-        match self {
-            Self::Address => 2,
-            Self::Json(version) => version,
-            Self::Protobuf => TASK_V3,
-        }
-    }
-
     /// What `start` prints.
     pub fn text(self, address: &str) -> Vec<u8> {
         match self {

@@ -95,11 +95,6 @@ impl Log {
         self.write(Level::Debug, message);
     }
 
-    /// Writes what happens.
-    pub fn info(&self, message: &str) {
-        self.write(Level::Info, message);
-    }
-
     /// Writes what is not as it should be.
     pub fn warn(&self, message: &str) {
         self.write(Level::Warning, message);
@@ -194,10 +189,10 @@ mod tests {
     fn readers_come_and_go() {
         let bundle = crate::testing::directory("log");
         let log = Log::new(&bundle, "ns", "c 1", false);
-        log.info("nothing is there");
+        log.warn("nothing is there");
         let path = bundle.join("log");
         mkfifo(&path, Mode::S_IRWXU).unwrap();
-        log.info("nobody reads");
+        log.warn("nobody reads");
         let reader =
             || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
         let read = |mut file: &File| {
@@ -206,13 +201,13 @@ mod tests {
             String::from_utf8_lossy(&bytes[..length]).into_owned()
         };
         let first = reader();
-        log.info("one");
+        log.warn("one");
         log.debug("not shown");
         let text = read(&first);
         assert!(text.contains("msg=one id=\"c 1\" namespace=ns runtime=io.containerd"), "{text}");
         assert_eq!(text.lines().count(), 1);
         drop(first);
-        log.info("lost");
+        log.warn("lost");
         let second = reader();
         log.error("two");
         assert!(read(&second).contains("level=error msg=two"));
@@ -225,7 +220,7 @@ mod tests {
     fn only_a_fifo() {
         let bundle = crate::testing::directory("log");
         std::fs::write(bundle.join("log"), "").unwrap();
-        Log::new(&bundle, "ns", "c", true).info("x");
+        Log::new(&bundle, "ns", "c", true).warn("x");
         assert_eq!(std::fs::read(bundle.join("log")).unwrap(), b"");
         std::fs::remove_dir_all(bundle).unwrap();
     }

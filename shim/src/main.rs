@@ -27,6 +27,7 @@ mod service;
 mod socket;
 mod spawner;
 mod start;
+mod stdin;
 mod stdio;
 mod terminal;
 #[cfg(test)]

@@ -75,6 +75,7 @@ impl Options {
         let options = match name {
             "" if any.value.is_empty() => Self::default(),
             "containerd.runc.v1.Options" => Self::from_runc(&any.value)?,
+            "containerd.linux.runc.CreateOptions" => Self::from_legacy(&any.value)?,
             "runtimeoptions.v1.Options" | "cri.runtimeoptions.v1.Options" => {
                 Self::from_generic(&any.value)?
             }
@@ -105,6 +106,30 @@ impl Options {
             criu_work_path: message.criu_work_path,
             task_api_address: message.task_api_address,
             task_api_version: message.task_api_version,
+        })
+    }
+
+    /// What clients of containerd 1.x send for the owner of a container's streams (`ctr run --uidmap`)
+    /// to every runtime whose name does not begin with `io.containerd.runc`. Its other fields are
+    /// CRIU's.
+    fn from_legacy(value: &[u8]) -> Result<Self> {
+        let decode = || {
+            let mut options = Self::default();
+            let mut input = CodedInputStream::from_bytes(value);
+            while let Some(tag) = input.read_raw_tag_or_eof()? {
+                match tag >> 3 {
+                    1 => options.no_pivot_root = input.read_bool()?,
+                    8 => options.no_new_keyring = input.read_bool()?,
+                    9 => options.shim_cgroup = input.read_string()?,
+                    10 => options.io_uid = input.read_uint32()?,
+                    11 => options.io_gid = input.read_uint32()?,
+                    _ => rt::skip_field_for_tag(tag, &mut input)?,
+                }
+            }
+            Ok(options)
+        };
+        decode().map_err(|error: containerd_shim_protos::protobuf::Error| {
+            invalid("containerd.linux.runc.CreateOptions", error.to_string())
         })
     }
 
@@ -379,6 +404,13 @@ mod tests {
         assert!(Options::decode(&any("containerd.runc.v1.Options", [0xff])).is_err());
         let missing = any(runtime, generic("/nonexistent/c", ""));
         assert!(Options::decode(&missing).unwrap_err().to_string().contains("ENOENT"));
+    }
+
+    #[test]
+    fn what_old_clients_send_for_user_namespaces() {
+        let sent = any("containerd.linux.runc.CreateOptions", [1 << 3, 1, 10 << 3, 0xa0, 0x8d, 6]);
+        let expected = Options { no_pivot_root: true, io_uid: 100_000, ..Options::default() };
+        assert_eq!(Options::decode(&sent).unwrap(), expected);
     }
 
     #[test]

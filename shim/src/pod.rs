@@ -21,6 +21,7 @@ use crate::log::Log;
 use crate::process::{Exit, Phase, Process};
 use crate::rootfs::Mount;
 use crate::spawner::{Done, Spawner};
+use crate::stdin::Inputs;
 use crate::stdio::{self, Named, Owner};
 use crate::terminal::Terminal;
 use crate::work::{self, Name, Request};
@@ -93,6 +94,7 @@ pub struct NewContainer {
 pub struct Pod {
     spawner: Spawner,
     events: Events,
+    inputs: Inputs,
     log: Log,
     namespace: String,
     table: Mutex<Table>,
@@ -109,12 +111,20 @@ struct Table {
     early: HashMap<i32, Exit>,
     /// Workers that may yet tell of a process.
     births: usize,
+    /// A container was asked for.
+    used: bool,
 }
 
 impl Pod {
     /// A pod without containers.
-    pub fn new(spawner: Spawner, events: Events, log: Log, namespace: String) -> Self {
-        Self { spawner, events, log, namespace, table: Mutex::default() }
+    pub fn new(
+        spawner: Spawner,
+        events: Events,
+        inputs: Inputs,
+        log: Log,
+        namespace: String,
+    ) -> Self {
+        Self { spawner, events, inputs, log, namespace, table: Mutex::default() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -124,6 +134,11 @@ impl Pod {
     /// The shim's events.
     pub fn events(&self) -> &Events {
         &self.events
+    }
+
+    /// Whether a container was ever asked for.
+    pub fn was_used(&self) -> bool {
+        self.table().used
     }
 
     /// Whether there is no container, and none in the making.
@@ -161,6 +176,7 @@ impl Pod {
     pub fn create(self: &Arc<Self>, new: NewContainer) -> ttrpc::Result<i32> {
         {
             let mut table = self.table();
+            table.used = true;
             if table.containers.contains_key(&new.id) || !table.creating.insert(new.id.clone()) {
                 return Err(code::exists("container", &new.id));
             }
@@ -212,7 +228,8 @@ impl Pod {
     /// Its exit is held back; the caller releases it.
     fn bear(&self, process: &Arc<Process>, request: &Request) -> ttrpc::Result<()> {
         let owner = Owner { namespace: &self.namespace, container: &process.container };
-        let streams = stdio::open(&process.streams, owner).map_err(|error| code::answer(&error))?;
+        let streams = stdio::open(&process.streams, owner, &self.inputs)
+            .map_err(|error| code::answer(&error))?;
         process.state().hold();
         self.table().births += 1;
         let [stdin, stdout, stderr] = &streams.given;

@@ -1,6 +1,6 @@
 //! The shim as a daemon: its threads, its children, and its end.
 
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use containerd_shim_protos::ttrpc::Server;
 use crossbeam_channel::bounded;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use runtime::{Call, Context, Error, ErrorKind};
@@ -18,9 +20,12 @@ use crate::events::Publisher;
 use crate::log::Log;
 use crate::pod::Pod;
 use crate::service::Service;
-use crate::socket;
+use crate::socket::{self, Doorkeeper};
 use crate::spawner::Spawner;
+use crate::stdin::Inputs;
 
+/// How long a shim waits for its first container: a containerd that died after `start` asks for none.
+const FIRST_CONTAINER: Duration = Duration::from_secs(300);
 /// How long events may take to get to containerd when the shim ends.
 const FLUSH: Duration = Duration::from_secs(5);
 /// How long the answer to `Shutdown` may take to get to its client.
@@ -51,25 +56,30 @@ fn run(listener: OwnedFd, path: &Path, launch: Launch, log: &Log) -> runtime::Re
     let address = launch.ttrpc_address.clone();
     let publisher = Publisher::new(address, launch.namespace.clone(), log.clone())?;
     let events = Events::new(publisher);
-    let pod = Arc::new(Pod::new(spawner, events, log.clone(), launch.namespace.clone()));
+    let inputs = Inputs::new()?;
+    let namespace = launch.namespace.clone();
+    let pod = Arc::new(Pod::new(spawner, events, inputs.clone(), log.clone(), namespace));
     let (shutdown, ending) = bounded(1);
     let service = Service::new(Arc::clone(&pod), launch, log.clone(), shutdown.clone());
     let mut server = Server::new()
         .add_listener(listener.into_raw_fd())
         .map_err(|error| failed("listen on", path, &error))?
+        .set_accept_hook(Doorkeeper)
         .register_service(service.methods());
     server.start().map_err(|error| failed("serve", path, &error))?;
     let reaper = Arc::clone(&pod);
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            attend(&signals, &reaper);
+            attend(&signals, &inputs, &reaper);
             let _ = shutdown.try_send(());
         })
         .call("clone")
         .context("watch", "children")?;
-    // Nobody else has the other end: an error cannot come.
-    let _ = ending.recv();
+    if ending.recv_timeout(FIRST_CONTAINER).is_err() && pod.was_used() {
+        // The thread above has the other end: an error cannot come.
+        let _ = ending.recv();
+    }
     // No new client finds a shim that is about to end.
     if let Err(error) = socket::remove(path) {
         log.warn(&error.to_string());
@@ -99,13 +109,29 @@ fn signals() -> runtime::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).call("signalfd").context("receive", "signals")
 }
 
-/// Reaps children for as long as the shim lives; ends with a signal that asks for its end.
-fn attend(signals: &SignalFd, pod: &Pod) {
+/// Reaps children and lets inputs end, for as long as the shim lives; ends with a signal that asks for
+/// its end.
+fn attend(signals: &SignalFd, inputs: &Inputs, pod: &Pod) {
     loop {
+        let mut polled = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(inputs.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut polled, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            Err(_) => return,
+            Ok(_) => {}
+        }
+        if polled[1].any() == Some(true) {
+            inputs.attend();
+        }
+        if polled[0].any() != Some(true) {
+            continue;
+        }
         match signals.read_signal() {
             Ok(Some(info)) if info.ssi_signo == Signal::SIGCHLD as u32 => {}
             Ok(Some(_)) => return,
-            Ok(None) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(None) | Err(Errno::EINTR) => {}
             Err(_) => return,
         }
         while let Ok(Some((pid, status))) = runtime::reap_child() {

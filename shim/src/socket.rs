@@ -11,16 +11,18 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use containerd_shim_protos::ttrpc::security_extension::{
+    AcceptHook, ConnectionData, HookError, HookOutput,
+};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
-use nix::sys::socket::sockopt::PeerCredentials;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, getsockopt, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
 use runtime::{Call, Context, Error, ErrorKind, Result, quote};
@@ -116,11 +118,21 @@ pub fn remove_stale(path: &Path) -> Result<()> {
     if answers(path)? { Ok(()) } else { unlink(path) }
 }
 
-/// Whether the process at the other end of an accepted connection may call the shim: root or the
-/// shim's own user. The file's mode keeps others out already, unless a descriptor was handed to them.
-pub fn peer_is_trusted(connection: BorrowedFd<'_>) -> bool {
-    getsockopt(&connection, PeerCredentials)
-        .is_ok_and(|peer| peer.uid() == 0 || peer.uid() == geteuid().as_raw())
+/// Whom the server lets in: root and the shim's own user. The file's mode keeps others out already,
+/// unless a descriptor of it was handed to them.
+#[derive(Debug)]
+pub struct Doorkeeper;
+
+impl AcceptHook for Doorkeeper {
+    fn on_accept(&self, connection: RawFd) -> std::result::Result<HookOutput, HookError> {
+        match runtime::peer_user(connection) {
+            Ok(user) if user == 0 || user == geteuid().as_raw() => {
+                Ok(HookOutput { data: ConnectionData::default(), payload_transform: None })
+            }
+            Ok(user) => Err(HookError::Rejected(format!("user {user} may not call this shim"))),
+            Err(failure) => Err(HookError::Rejected(failure.to_string())),
+        }
+    }
 }
 
 fn parent(path: &Path) -> &Path {
@@ -240,7 +252,9 @@ mod tests {
         remove_stale(&path).unwrap();
         assert!(path.exists());
         let stream = UnixStream::connect(&path).unwrap();
-        assert!(peer_is_trusted(stream.as_fd()));
+        assert!(Doorkeeper.on_accept(stream.as_raw_fd()).is_ok());
+        let file = File::open("/dev/null").unwrap();
+        assert!(Doorkeeper.on_accept(file.as_raw_fd()).is_err(), "nobody is at the other end");
         drop(listener);
         // Nobody listens: the name is taken over, then removed.
         let listener = listen(&path).unwrap().unwrap();

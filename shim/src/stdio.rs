@@ -7,8 +7,8 @@
 //!
 //! - of standard output and error the end to read from, or the process would get SIGPIPE while
 //!   containerd restarts;
-//! - of standard input the end to write to, until `CloseIO`, or the process would see its end before a
-//!   client has connected.
+//! - of standard input the end to write to, or the process would see its end before a client has
+//!   connected; see [`crate::stdin`] for how long.
 //!
 //! With a terminal the FIFOs belong to the relay, see [`crate::terminal`].
 
@@ -26,6 +26,8 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_s
 use nix::sys::signal::SigSet;
 use nix::unistd::pipe2;
 use runtime::{Call, Context, Error, ErrorKind, quote};
+
+use crate::stdin::{Held, Inputs};
 
 /// How long a logging program may take until it is ready.
 const LOGGER_DEADLINE: u16 = 10_000; // milliseconds
@@ -56,7 +58,7 @@ pub struct Streams {
 #[derive(Debug, Default)]
 pub struct Kept {
     /// Keeps standard input from ending.
-    input: Option<OwnedFd>,
+    input: Option<Held>,
     /// Keep writers of standard output and error from SIGPIPE.
     _outputs: Vec<OwnedFd>,
     /// Both ends of the relay, with a terminal.
@@ -141,11 +143,11 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Opens the streams of a process.
+/// Opens the streams of a process; `inputs` keeps its standard input from ending.
 ///
 /// # Errors
 /// Names the stream that cannot be opened.
-pub fn open(named: &Named, owner: Owner<'_>) -> runtime::Result<Streams> {
+pub fn open(named: &Named, owner: Owner<'_>, inputs: &Inputs) -> runtime::Result<Streams> {
     if named.terminal {
         let relayed = Relayed { input: input_fifo(&named.stdin)?, output: output(named, owner)? };
         let kept = Kept { relayed: Some(relayed), ..Kept::default() };
@@ -155,10 +157,15 @@ pub fn open(named: &Named, owner: Owner<'_>) -> runtime::Result<Streams> {
     let stdin = match place(&named.stdin)? {
         Place::Nowhere => null()?,
         Place::Path(path) if is_fifo(&path) => {
-            // Open for reading first: without a reader the end to write to cannot be opened.
-            let reader = opened(&path, OpenOptions::new().read(true).custom_flags(O_NONBLOCK))?;
-            kept.input = Some(opened(&path, OpenOptions::new().write(true))?);
-            blocking(&reader)?;
+            let (reader, held) = inputs.hold(&path, || {
+                // For reading first: without a reader the end to write to cannot be opened.
+                let mut options = OpenOptions::new();
+                let reader = opened(&path, options.read(true).custom_flags(O_NONBLOCK))?;
+                let writer = opened(&path, OpenOptions::new().write(true))?;
+                blocking(&reader)?;
+                Ok((reader, writer))
+            })?;
+            kept.input = Some(held);
             reader
         }
         Place::Path(path) | Place::File(path) => opened(&path, OpenOptions::new().read(true))?,
@@ -359,30 +366,5 @@ mod tests {
             assert_eq!(place(name).unwrap(), expected, "{name}");
         }
         assert!(place("http://x").is_err());
-    }
-
-    #[test]
-    fn a_fifo_goes_to_the_process_and_does_not_end_before_it_is_told() {
-        let directory = std::env::temp_dir().join(format!("bulkhead-stdio-{}", std::process::id()));
-        std::fs::create_dir(&directory).unwrap();
-        let path = |name: &str| {
-            let path = directory.join(name);
-            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-            path.to_string_lossy().into_owned()
-        };
-        let named =
-            Named { stdin: path("in"), stdout: path("out"), stderr: path("err"), terminal: false };
-        let owner = Owner { namespace: "n", container: "c" };
-        let Streams { given: [stdin, stdout, _], mut kept } = open(&named, owner).unwrap();
-        let quiet = |fd: &OwnedFd| {
-            let mut polled = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-            nix::poll::poll(&mut polled, 0u8).unwrap() == 0
-        };
-        drop(OpenOptions::new().write(true).open(&named.stdin).unwrap());
-        assert!(quiet(&stdin), "a client that goes away is not the end");
-        kept.close_input();
-        assert!(!quiet(&stdin), "now it is");
-        nix::unistd::write(&stdout, b"x").unwrap();
-        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

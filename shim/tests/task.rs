@@ -168,7 +168,8 @@ impl Lab {
         let pid = nix::unistd::Pid::from_raw(connected.shim_pid as i32);
         self.tasks.shutdown(deadline(), &ShutdownRequest::new()).unwrap();
         let limit = Instant::now() + Duration::from_secs(10);
-        while nix::sys::signal::kill(pid, None).is_ok() {
+        // Whose parent has yet to collect it has no command line any more.
+        while fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()) {
             assert!(Instant::now() < limit, "the shim is still there");
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -273,10 +274,13 @@ fn output_goes_to_fifos_and_input_ends_when_it_is_closed() {
     };
     lab.create("streams", request).unwrap();
     lab.start("streams", "").unwrap();
-    // Two clients, one after the other: the end of one of them is not the end of the input.
+    let client = fs::File::options().write(true).open(&stdin).unwrap();
     for word in ["one\n", "two\n"] {
-        fs::write(&stdin, word).unwrap();
+        nix::unistd::write(&client, word.as_bytes()).unwrap();
     }
+    assert_eq!(lab.status("streams", ""), Status::RUNNING);
+    drop(client);
+    // The client has closed it without a word; what it says later is late, and no error.
     let close = CloseIORequest { id: "streams".into(), stdin: true, ..Default::default() };
     lab.tasks.close_io(deadline(), &close).unwrap();
     assert_eq!(lab.wait("streams", ""), 0);

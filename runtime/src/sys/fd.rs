@@ -38,6 +38,20 @@ pub(crate) fn is_inherited(number: RawFd) -> bool {
     flags != -1 && flags & libc::FD_CLOEXEC == 0
 }
 
+/// The user of the process that connected the Unix socket `number`. unix(7), "SO_PEERCRED".
+pub(crate) fn peer_user(number: RawFd) -> Result<u32> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: both pointers outlive the call, and `length` is the size of what the first points to; a
+    // number that is no socket gives an error.
+    let result = unsafe {
+        let value = (&raw mut peer).cast();
+        libc::getsockopt(number, libc::SOL_SOCKET, libc::SO_PEERCRED, value, &raw mut length)
+    };
+    check("getsockopt(SO_PEERCRED)", result.into())?;
+    Ok(peer.uid)
+}
+
 /// A copy of descriptor `number` of the process behind `pidfd`. pidfd_getfd(2), Linux 5.6.
 pub(crate) fn get_from(pidfd: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd> {
     // SAFETY: no memory is passed.
