@@ -19,7 +19,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
-use crate::error::{Call, Context, Error, Result, quote};
+use crate::error::{Call, Context, Error, Failure, Result, quote};
 use crate::sys;
 
 /// Kinds with their `CLONE_NEW*` flag and file name below `/proc/PID/ns`, in joining order. The
@@ -118,8 +118,14 @@ impl Plan {
                 let fd = nix::fcntl::open(&join.path, flags, Mode::empty())
                     .call("open")
                     .context("open", join.subject())?;
-                let kind = sys::process::namespace_kind(fd.as_fd())
-                    .map_err(|_| Error::invalid(join.subject(), "is not a namespace file"))?;
+                let kind = match sys::process::namespace_kind(fd.as_fd()) {
+                    Err(Failure {
+                        errno: Errno::ENOTTY | Errno::EINVAL | Errno::EBADF, ..
+                    }) => {
+                        return Err(Error::invalid(join.subject(), "is not a namespace file"));
+                    }
+                    kind => kind.context("open", join.subject())?,
+                };
                 if kind != join.flag {
                     return Err(Error::invalid(
                         join.subject(),
