@@ -197,7 +197,8 @@ fn fork(
 
 /// Helps and answers the child until it is ready.
 fn build(plan: &Plan, host: &Host, born: Born, warnings: &mut Vec<String>) -> Result<Waiting> {
-    let maps = plan.maps.as_ref().map(|(maps, writer)| (maps, *writer));
+    let maps = plan.maps.as_ref().filter(|_| !plan.order.child_makes_user_namespace());
+    let maps = maps.map(|(maps, writer)| (maps, *writer));
     born.help(maps, &host.proc)?.wait(&mut Creation { plan, proc: &host.proc, warnings })
 }
 

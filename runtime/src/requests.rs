@@ -101,6 +101,14 @@ impl Creation<'_> {
         bind::idmap(mounts, mount, tree.as_fd(), userns.as_fd())
     }
 
+    /// Writes the id maps of the process that has made its user namespace itself.
+    pub(crate) fn maps(&self, pid: i32) -> Result<()> {
+        match &self.plan.maps {
+            Some((maps, writer)) => maps.write(self.proc.as_fd(), pid, *writer),
+            None => Ok(()),
+        }
+    }
+
     /// Runs prestart and createRuntime hooks.
     pub(crate) fn hooks(&self, pid: i32) -> Result<()> {
         self.plan.hooks.run(Kind::Prestart, pid)?;

@@ -171,10 +171,7 @@ fn appear(plan: &Plan, channel: &Channel, proof: &SingleThreaded) -> Result<(Pro
     if plan.namespaces & libc::CLONE_NEWPID != 0 {
         join::fork_again(channel, proof)?;
     }
-    nix::unistd::setsid().call("setsid").context("make", "a session")?;
-    if program.terminal.is_some() {
-        tty::control()?;
-    }
+    child::begin_session(&program)?;
     program.enter_cwd(entered)?;
     let path = program.resolve()?;
     Ok((program, path))

@@ -25,12 +25,16 @@ use crate::sys;
 
 /// A process of ours that dies with this value, unless released.
 #[derive(Debug)]
-struct Guard {
+pub(super) struct Guard {
     pid: i32,
     pidfd: Option<OwnedFd>,
 }
 
 impl Guard {
+    pub(super) fn new(pid: i32, pidfd: OwnedFd) -> Self {
+        Self { pid, pidfd: Some(pidfd) }
+    }
+
     fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_ref().expect("only release takes it").as_fd()
     }
@@ -70,7 +74,7 @@ pub(crate) struct Born {
 
 impl Born {
     pub(crate) fn new(pid: i32, pidfd: OwnedFd, channel: Channel) -> Self {
-        Self { guard: Guard { pid, pidfd: Some(pidfd) }, channel }
+        Self { guard: Guard::new(pid, pidfd), channel }
     }
 
     /// Writes id maps when there is a new user namespace, and lets the process go on.
@@ -114,6 +118,7 @@ impl Building {
                 (FromChild::Idmap(n), Some(tree)) => {
                     requests.idmap(n as usize, tree, pid).map(|()| None)
                 }
+                (FromChild::Maps, _) => requests.maps(pid).map(|()| None),
                 (FromChild::HooksDue, _) => requests.hooks(pid).map(|()| None),
                 (other, _) => return Err(out_of_turn(&other)),
             };
