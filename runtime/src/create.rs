@@ -17,6 +17,7 @@ use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use crate::hooks::Kind;
 use crate::host::Host;
 use crate::lifecycle::Hooks;
+use crate::oom_score;
 use crate::options::{CreateOptions, Start};
 use crate::plan::{self, Plan};
 use crate::process::channel::Channel;
@@ -171,6 +172,7 @@ fn fork(
     let joined = plan.namespaces.open()?;
     let (ours, theirs) = Channel::pair()?;
     let proof = SingleThreaded::check().context("fork", WHAT)?;
+    let _lent = oom_score::lend(&host.proc, plan.program.oom_score_adj)?;
     // An unprivileged creator must write the id maps through /proc/PID, which a non-dumpable process
     // gives to root; that child drops it itself, before anything of the container runs.
     sys::process::set_dumpable(plan.maps.is_some() && !host.privileged())

@@ -23,6 +23,7 @@ mod lsm;
 mod mount;
 mod namespaces;
 mod notify;
+mod oom_score;
 mod options;
 mod plan;
 mod process;

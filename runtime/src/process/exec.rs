@@ -19,6 +19,7 @@ use nix::sys::stat::Mode;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Call, Context, Error, ErrorKind, Result};
 use crate::keyring::Keyring;
+use crate::oom_score;
 use crate::plan;
 use crate::process::channel::{Channel, FromChild};
 use crate::process::child::{self, Asker};
@@ -59,6 +60,7 @@ pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs
     let (ours, theirs) = Channel::pair()?;
     let proof = SingleThreaded::check().context("fork", "the process")?;
     let home = plan.affinity.enter()?;
+    let lent = oom_score::lend(proc, plan.program.oom_score_adj)?;
     sys::process::set_dumpable(false).context("set", "non-dumpable")?;
     let mut cloned = sys::clone::clone3(&proof, 0, Parent::Caller, cgroup.clone_target());
     // Once systemd inside has passed controllers on, the container's own directory takes no more
@@ -80,7 +82,7 @@ pub(crate) fn spawn(plan: &Plan, target: &Target, cgroup: &Cgroup, proc: &Procfs
             run(plan, Outside { target, cgroup, proc, root }, theirs, &proof)
         }
         Cloned::Parent { pid, pidfd } => {
-            drop((theirs, home));
+            drop((theirs, home, lent));
             Ok(Born::new(pid, pidfd, ours))
         }
     }

@@ -30,6 +30,7 @@ use crate::landlock;
 use crate::lsm;
 use crate::mount;
 use crate::mount::attach::{self, Links};
+use crate::oom_score;
 use crate::procfs::Procfs;
 use crate::rlimits;
 use crate::scheduler::{self, MemoryPolicy, Scheduling};
@@ -216,8 +217,14 @@ impl Program {
 
     fn set_oom_score(&self, proc: &Procfs, creator: &mut impl Creator) -> Result<()> {
         let Some(score) = self.oom_score_adj else { return Ok(()) };
-        match write_oom_score(proc, "self", score) {
-            Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) => creator.set_oom_score_adj(),
+        match oom_score::write(proc, "self", score) {
+            Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) => {
+                match oom_score::has(proc, score) {
+                    // The creator has lent it.
+                    true => Ok(()),
+                    false => creator.set_oom_score_adj(),
+                }
+            }
             other => other.context("set process.oomScoreAdj", score),
         }
     }
@@ -396,15 +403,6 @@ impl Program {
         let failure = sys::process::execve(path, &self.args, &self.env);
         exec_error(&format!("{:?}", path.to_string_lossy()), failure.call, failure.errno)
     }
-}
-
-/// Writes `oom_score_adj` of a process through the verified procfs.
-pub(crate) fn write_oom_score(
-    proc: &Procfs,
-    process: &str,
-    score: i32,
-) -> std::result::Result<(), Failure> {
-    proc.try_write(&format!("{process}/oom_score_adj"), score.to_string().as_bytes())
 }
 
 fn exec_error(quoted: &str, call: &'static str, errno: Errno) -> Error {
