@@ -469,6 +469,8 @@ fn is_late(sites: &[Site], site: Site) -> Late {
     let says = |s: &Site| s.process == site.process && s.number == libc::SYS_sendmsg;
     match (sites.iter().rposition(says), sites.iter().position(|s| *s == site)) {
         (Some(ready), Some(place)) if site.process != 0 && place > ready => Late::Yes,
+        // The last process of `exec` waits for nothing but its start.
+        (None, Some(_)) if site.process != 0 => Late::Yes,
         _ => Late::No,
     }
 }

@@ -142,12 +142,13 @@ fn build(
         closed.context("close", "the runtime's files")?;
     }
     program.confine(&mut creator)?;
+    program.enter_cwd(entered)?;
+    let path = program.look_up()?;
     if goes_in {
         join::fork_again(channel, proof)?;
         begin_session(&program)?;
     }
-    program.enter_cwd(entered)?;
-    let path = program.resolve()?;
+    let path = path.inside(&program)?;
     Ok((program, path))
 }
 

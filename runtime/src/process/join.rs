@@ -177,10 +177,16 @@ fn make_user_namespace(channel: &Channel) -> Result<()> {
 
 /// Continues in a new process whose parent is the creator, and tells the creator about it.
 pub(crate) fn fork_again(channel: &Channel, proof: &SingleThreaded) -> Result<()> {
+    go_on_in_child(channel, proof)?;
+    // The creator must know of this process before it says anything itself.
+    child::wait_for_go(channel)
+}
+
+/// As [`fork_again`], for a new process that says nothing before the creator does.
+pub(crate) fn go_on_in_child(channel: &Channel, proof: &SingleThreaded) -> Result<()> {
     let context = "the container's process, again";
     match sys::clone::clone3(proof, 0, Parent::Callers, None).context("fork", context)? {
-        // The creator must know of this process before it says anything itself.
-        Cloned::Child(_) => child::wait_for_go(channel),
+        Cloned::Child(_) => Ok(()),
         Cloned::Parent { pid, pidfd } => {
             // The pid is right for the creator: this process is still in the creator's pid namespace.
             let sent = channel.send(&FromChild::Reborn(pid), Some(pidfd.as_fd()));

@@ -10,7 +10,7 @@
 //!     write maps   │ ◀───────────────────────── Maps ─── │ (only with a new user namespace that the
 //!                  │ ── Done ──────────────────────────▶ │  child makes itself)
 //!     write maps   │                                     │
-//!                  │ ── Go ────────────────────────────▶ │ (only with a new user namespace)
+//!                  │ ── Go ────────────────────────────▶ │ (only with any other new user namespace)
 //!                  │                                     │ cgroup, host name, sysctl, mounts
 //!     answer       │ ◀── Rootfs, BindSource, Idmap ───── │ (only what the child may not do itself)
 //!                  │ ── Descriptor, Done ──────────────▶ │
@@ -36,8 +36,9 @@
 //! The process that a hook of the runtime's namespaces is told of (`HooksDue`) builds the container; in a
 //! joined pid namespace another one goes on from it, and is the container's.
 //!
-//! At any point the child may say `Failed`. `exec` is the same picture without the parts
-//! that build the container. The channel is close-on-exec, so end of file after `Start` means that
+//! At any point the child may say `Failed`. `exec` is the same picture without the parts that build the
+//! container; `Reborn` is its `Ready`, because the process that goes on is visible to the tenants and
+//! waits for nothing but `Start`. The channel is close-on-exec, so end of file after `Start` means that
 //! the program runs.
 
 pub(crate) mod channel;

@@ -326,6 +326,15 @@ impl Program {
         }
     }
 
+    /// As [`Self::resolve`], for a process that is yet to enter the pid namespace.
+    pub(crate) fn look_up(&self) -> Result<Executable> {
+        let name = self.args[0].to_bytes();
+        match SELF.iter().any(|place| name.starts_with(place)) {
+            true => Ok(Executable::Inside),
+            false => self.resolve().map(Executable::Found),
+        }
+    }
+
     /// The file to execute, by `PATH` of the *container's* environment, as the container's user.
     /// Found out before the filter is installed, so that the usual mistakes are told even under a
     /// profile that lets nothing be said.
@@ -402,6 +411,27 @@ impl Program {
     pub(crate) fn execute(&self, path: &CString) -> Error {
         let failure = sys::process::execve(path, &self.args, &self.env);
         exec_error(&format!("{:?}", path.to_string_lossy()), failure.call, failure.errno)
+    }
+}
+
+/// What leads to the files of the process that looks, which procfs knows by its pid.
+const SELF: [&[u8]; 2] = [b"/proc/", b"/dev/fd/"];
+
+/// The file to execute.
+#[derive(Debug)]
+pub(crate) enum Executable {
+    Found(CString),
+    /// It is to be looked up in the pid namespace.
+    Inside,
+}
+
+impl Executable {
+    /// Its path, for the process that executes it.
+    pub(crate) fn inside(self, program: &Program) -> Result<CString> {
+        match self {
+            Self::Found(path) => Ok(path),
+            Self::Inside => program.resolve(),
+        }
     }
 }
 
