@@ -24,7 +24,7 @@ pub(crate) fn close_all_but(others: &[BorrowedFd<'_>], keep: u32) -> Result<()> 
         if number > first {
             close_range(first, number - 1)?;
         }
-        first = number + 1;
+        first = first.max(number + 1);
     }
     close_range(first, u32::MAX)
 }
