@@ -5,11 +5,15 @@
 //! and how many of its kind the process has made: that repeats from run to run, the order between
 //! processes does not. Programs that the command executes, hooks and the container's own, are let go.
 //!
+//! And a hold on one process, which is made to make calls itself ([`Hold`]).
+//!
 //! See [ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html).
 #![allow(unsafe_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
@@ -280,6 +284,98 @@ fn set_registers(pid: pid_t, registers: &libc::user_regs_struct) {
 fn kill(pid: pid_t) {
     // SAFETY: kill takes two numbers.
     unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// A process that waits in a system call, held there to make others. On drop it goes on waiting.
+pub struct Hold {
+    pid: pid_t,
+    /// As they were: behind the instruction that calls.
+    registers: libc::user_regs_struct,
+    memory: File,
+}
+
+/// The length of x86-64's `syscall` instruction, and its bytes.
+const CALLING: (u64, [u8; 2]) = (2, [0x0f, 0x05]);
+/// What a program may use below its stack's end, and we may not.
+const RED_ZONE: u64 = 4096;
+
+impl Hold {
+    /// Stops a process.
+    pub fn take(pid: i32) -> io::Result<Self> {
+        let memory = File::options().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
+        let options = libc::PTRACE_O_TRACESYSGOOD as usize;
+        // SAFETY: PTRACE_SEIZE takes numbers.
+        if unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid, 0usize, options) } == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        request(libc::PTRACE_INTERRUPT, pid, 0);
+        wait_for_stop(pid)?;
+        let registers = registers(pid).ok_or_else(io::Error::last_os_error)?;
+        let hold = Self { pid, registers, memory };
+        let mut behind = [0; 2];
+        hold.memory.read_exact_at(&mut behind, hold.registers.rip - CALLING.0)?;
+        match behind == CALLING.1 {
+            true => Ok(hold),
+            false => Err(io::Error::other("it is not in a system call")),
+        }
+    }
+
+    /// Puts text where the process can read it, for one call.
+    pub fn text(&self, text: &str) -> io::Result<u64> {
+        let address = (self.registers.rsp - RED_ZONE - text.len() as u64) & !15;
+        self.memory.write_all_at(format!("{text}\0").as_bytes(), address)?;
+        Ok(address)
+    }
+
+    /// Has the process make a system call; answers what that returns: a negative errno if it failed.
+    pub fn call(&self, number: i64, arguments: &[u64]) -> io::Result<i64> {
+        let argument = |n: usize| arguments.get(n).copied().unwrap_or(0);
+        let mut registers = self.registers;
+        registers.rip -= CALLING.0;
+        // Not in a system call, or the kernel would begin the interrupted one again.
+        registers.orig_rax = u64::MAX;
+        registers.rax = number as u64;
+        registers.rdi = argument(0);
+        registers.rsi = argument(1);
+        registers.rdx = argument(2);
+        registers.r10 = argument(3);
+        registers.r8 = argument(4);
+        registers.r9 = argument(5);
+        set_registers(self.pid, &registers);
+        for _ in ["begins", "ends"] {
+            request(libc::PTRACE_SYSCALL, self.pid, 0);
+            wait_for_stop(self.pid)?;
+        }
+        self::registers(self.pid)
+            .map(|registers| registers.rax as i64)
+            .ok_or_else(io::Error::last_os_error)
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        /// ERESTARTSYS to ERESTART_RESTARTBLOCK: what the kernel has in store for an interrupted call.
+        const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
+        let mut registers = self.registers;
+        if RESTARTS.contains(&(registers.rax as i64)) {
+            registers.rip -= CALLING.0;
+            registers.rax = registers.orig_rax;
+            registers.orig_rax = u64::MAX;
+        }
+        set_registers(self.pid, &registers);
+        request(libc::PTRACE_DETACH, self.pid, 0);
+    }
+}
+
+/// Waits until a traced process stops.
+fn wait_for_stop(pid: pid_t) -> io::Result<()> {
+    let mut status = 0;
+    // SAFETY: waitpid writes one int, and `status` outlives the call.
+    match unsafe { libc::waitpid(pid, &mut status, libc::__WALL) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ if libc::WIFSTOPPED(status) => Ok(()),
+        _ => Err(io::Error::other("it ended")),
+    }
 }
 
 /// Interrupts a wait after a time.

@@ -16,6 +16,7 @@ use crate::hooks::Kind;
 use crate::host::Host;
 use crate::lifecycle::Hooks;
 use crate::messages::send_message;
+use crate::oom_score;
 use crate::options::{Console, CreateOptions, Parent, Start};
 use crate::plan::{self, Plan};
 use crate::process::channel::Channel;
@@ -171,6 +172,7 @@ fn fork(
     let joined = plan.namespaces.open()?;
     let (ours, theirs) = Channel::pair()?;
     let proof = SingleThreaded::check().context("fork", WHAT)?;
+    let _lent = oom_score::lend(&host.proc, plan.program.oom_score_adj)?;
     // An unprivileged creator must write the id maps through /proc/PID, which a non-dumpable process
     // gives to root; that child drops it itself, before anything of the container runs.
     sys::process::set_dumpable(plan.maps.is_some() && !host.privileged())
@@ -196,7 +198,8 @@ fn fork(
 
 /// Helps and answers the child until it is ready.
 fn build(plan: &Plan, host: &Host, born: Born, warnings: &mut Vec<String>) -> Result<Waiting> {
-    let maps = plan.maps.as_ref().map(|(maps, writer)| (maps, *writer));
+    let maps = plan.maps.as_ref().filter(|_| !plan.order.child_makes_user_namespace());
+    let maps = maps.map(|(maps, writer)| (maps, *writer));
     born.help(maps, &host.proc)?.wait(&mut Creation { plan, proc: &host.proc, warnings })
 }
 

@@ -24,6 +24,7 @@ mod messages;
 mod mount;
 mod namespaces;
 mod notify;
+mod oom_score;
 mod options;
 mod plan;
 mod process;

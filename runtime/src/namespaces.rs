@@ -10,6 +10,13 @@
 //!
 //! Joining goes from the outside in: namespaces that the host owns first, while the child has the
 //! creator's power, then the user namespace, then those that it owns.
+//!
+//! A *joined* pid namespace is different from all others: whoever is in it already sees the process
+//! that comes. With CAP_SYS_PTRACE a tenant has all that a visible process has, `/proc/PID/root` first
+//! (CVE-2016-9962). So nobody is born in it: the child builds the container outside, takes on its
+//! credentials, and goes in by a last fork ([`Fork::Confined`]). The creator cannot enter it for the
+//! child either, so beside it a new user namespace is made by the child, which has the creator's power
+//! until then.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -19,7 +26,7 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
-use crate::error::{Call, Context, Error, Result, quote};
+use crate::error::{Call, Context, Error, Failure, Result, quote};
 use crate::sys;
 
 /// Kinds with their `CLONE_NEW*` flag and file name below `/proc/PID/ns`, in joining order. The
@@ -118,8 +125,14 @@ impl Plan {
                 let fd = nix::fcntl::open(&join.path, flags, Mode::empty())
                     .call("open")
                     .context("open", join.subject())?;
-                let kind = sys::process::namespace_kind(fd.as_fd())
-                    .map_err(|_| Error::invalid(join.subject(), "is not a namespace file"))?;
+                let kind = match sys::process::namespace_kind(fd.as_fd()) {
+                    Err(Failure {
+                        errno: Errno::ENOTTY | Errno::EINVAL | Errno::EBADF, ..
+                    }) => {
+                        return Err(Error::invalid(join.subject(), "is not a namespace file"));
+                    }
+                    kind => kind.context("open", join.subject())?,
+                };
                 if kind != join.flag {
                     return Err(Error::invalid(
                         join.subject(),
@@ -153,7 +166,28 @@ impl Open {
         sys::process::setns(self.fd(), self.join.flag).context("join", self.join.subject())
     }
 
-    /// Whether joining failed for want of power over the namespace's owner.
+    /// Whether its owner is the user namespace `user`, or one below that: whoever is root there has power
+    /// over it.
+    pub(crate) fn is_owned_within(&self, user: &Self) -> Result<bool> {
+        let id = |fd: BorrowedFd<'_>| {
+            let stat = nix::sys::stat::fstat(fd).call("fstat");
+            stat.map(|stat| (stat.st_dev, stat.st_ino))
+        };
+        let within = || {
+            let wanted = id(user.fd())?;
+            let mut owner = sys::process::owner_of_namespace(self.fd())?;
+            while let Some(at) = owner {
+                if id(at.as_fd())? == wanted {
+                    return Ok(true);
+                }
+                owner = sys::process::parent_of_namespace(at.as_fd())?;
+            }
+            Ok(false)
+        };
+        within().context("find the owner of", self.join.subject())
+    }
+
+    /// Whether joining worked; it did not for want of power over the namespace's owner.
     pub(crate) fn enter_if_permitted(&self) -> Result<bool> {
         match sys::process::setns(self.fd(), self.join.flag) {
             Ok(()) => Ok(true),
@@ -174,8 +208,27 @@ pub(crate) struct Order {
     pub creator_new: i32,
     /// Kinds that the child makes after it has joined a user namespace.
     pub child_new: i32,
-    /// The child forks again after that.
-    pub second_fork: bool,
+    /// When the child forks again.
+    pub fork: Fork,
+}
+
+/// When the child goes on in a process that it forks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Fork {
+    /// Never: the clone made everything.
+    #[default]
+    Never,
+    /// After it has joined and made namespaces, some of which apply to its children only.
+    Joined,
+    /// After it has taken on the container's credentials: into a joined pid namespace.
+    Confined,
+}
+
+impl Order {
+    /// Whether the child makes its user namespace itself, and asks for the id maps then.
+    pub(crate) fn child_makes_user_namespace(&self) -> bool {
+        self.child_new & libc::CLONE_NEWUSER != 0
+    }
 }
 
 impl Plan {
@@ -185,8 +238,18 @@ impl Plan {
     /// the namespaces to join and over its own, to which it returns. Root of a user namespace has none
     /// over the latter.
     pub(crate) fn order(&self, late_cgroup: bool, privileged: bool) -> Order {
+        let mut order = self.order_without_pid(late_cgroup, privileged);
+        if self.joins(libc::CLONE_NEWPID) {
+            // Whatever else takes a fork is had by the last one too.
+            order.fork = Fork::Confined;
+        }
+        order
+    }
+
+    fn order_without_pid(&self, late_cgroup: bool, privileged: bool) -> Order {
         const FOR_CHILDREN: i32 = libc::CLONE_NEWPID | libc::CLONE_NEWTIME;
         let joined = self.joined.iter().fold(0, |all, join| all | join.flag);
+        let joined_time = joined & libc::CLONE_NEWTIME;
         let mut order = Order::default();
         let mut new = self.new;
         if late_cgroup {
@@ -194,22 +257,31 @@ impl Plan {
         }
         if joined & libc::CLONE_NEWUSER != 0 {
             order.child_new = new;
-            order.second_fork = new & FOR_CHILDREN != 0;
-            if joined & FOR_CHILDREN != 0 {
-                if privileged && !order.second_fork {
-                    order.creator = joined & FOR_CHILDREN;
+            if new & FOR_CHILDREN != 0 {
+                order.fork = Fork::Joined;
+            }
+            if joined_time != 0 {
+                if privileged && order.fork == Fork::Never {
+                    order.creator = joined_time;
                 } else {
-                    order.second_fork = true;
+                    order.fork = Fork::Joined;
                 }
             }
             return order;
         }
         if new & libc::CLONE_NEWUSER != 0 {
+            if joined & libc::CLONE_NEWPID != 0 {
+                if privileged && self.time_offsets.is_some() {
+                    order.creator_new = new & libc::CLONE_NEWTIME;
+                }
+                order.child_new = new & !order.creator_new;
+                return order;
+            }
             order.creator = joined & !libc::CLONE_NEWNS;
         } else if privileged {
-            order.creator = joined & FOR_CHILDREN;
-        } else if joined & FOR_CHILDREN != 0 {
-            order.second_fork = true;
+            order.creator = joined_time;
+        } else if joined_time != 0 {
+            order.fork = Fork::Joined;
             order.child_new = new & FOR_CHILDREN;
             new &= !FOR_CHILDREN;
         }
@@ -219,7 +291,7 @@ impl Plan {
                 order.creator_new = libc::CLONE_NEWTIME;
             } else {
                 order.child_new = libc::CLONE_NEWTIME;
-                order.second_fork = true;
+                order.fork = Fork::Joined;
                 // The pid namespace must hold the process that goes on as its first.
                 order.child_new |= new & libc::CLONE_NEWPID;
                 new &= !libc::CLONE_NEWPID;
@@ -254,18 +326,23 @@ mod tests {
     fn order_follows_ownership() {
         #[rustfmt::skip]
         let table = [
-            // plan, late cgroup, privileged -> clone, creator, creator_new, child_new, second fork
+            // plan, late cgroup, privileged -> clone, creator, creator_new, child_new, fork
             (of(MNT | PID | CGROUP, &[], false), false, true, Order { clone: MNT | PID | CGROUP, ..Order::default() }),
             (of(MNT | PID | CGROUP, &[], false), true, true, Order { clone: MNT | PID, ..Order::default() }),
-            (of(MNT, &[NET, PID], false), false, true, Order { clone: MNT, creator: PID, ..Order::default() }),
-            (of(MNT, &[NET, PID], false), false, false, Order { clone: MNT, second_fork: true, ..Order::default() }),
-            (of(USER | MNT, &[NET, PID], false), false, true, Order { clone: USER | MNT, creator: NET | PID, ..Order::default() }),
+            (of(MNT, &[NET, PID], false), false, true, Order { clone: MNT, fork: Fork::Confined, ..Order::default() }),
+            (of(MNT, &[NET, PID], false), false, false, Order { clone: MNT, fork: Fork::Confined, ..Order::default() }),
+            (of(MNT, &[TIME, PID], false), false, true, Order { clone: MNT, creator: TIME, fork: Fork::Confined, ..Order::default() }),
+            (of(USER | MNT, &[NET], false), false, true, Order { clone: USER | MNT, creator: NET, ..Order::default() }),
+            (of(USER | MNT, &[NET, PID], false), false, true, Order { child_new: USER | MNT, fork: Fork::Confined, ..Order::default() }),
+            (of(USER | MNT | TIME, &[PID], true), false, true, Order { child_new: USER | MNT, creator_new: TIME, fork: Fork::Confined, ..Order::default() }),
+            (of(USER | MNT | TIME, &[PID], true), false, false, Order { child_new: USER | MNT | TIME, fork: Fork::Confined, ..Order::default() }),
             (of(MNT, &[USER, NET], false), false, true, Order { child_new: MNT, ..Order::default() }),
-            (of(MNT | PID, &[USER, NET], false), false, true, Order { child_new: MNT | PID, second_fork: true, ..Order::default() }),
-            (of(MNT, &[USER, PID], false), false, true, Order { child_new: MNT, creator: PID, ..Order::default() }),
-            (of(MNT, &[USER, PID], false), false, false, Order { child_new: MNT, second_fork: true, ..Order::default() }),
+            (of(MNT | PID, &[USER, NET], false), false, true, Order { child_new: MNT | PID, fork: Fork::Joined, ..Order::default() }),
+            (of(MNT, &[USER, PID], false), false, true, Order { child_new: MNT, fork: Fork::Confined, ..Order::default() }),
+            (of(MNT | TIME, &[USER, PID], true), false, false, Order { child_new: MNT | TIME, fork: Fork::Confined, ..Order::default() }),
+            (of(MNT, &[USER, TIME], false), false, false, Order { child_new: MNT, fork: Fork::Joined, ..Order::default() }),
             (of(MNT | TIME, &[], true), false, true, Order { clone: MNT, creator_new: TIME, ..Order::default() }),
-            (of(MNT | PID | TIME | USER, &[], true), false, false, Order { clone: MNT | USER, child_new: TIME | PID, second_fork: true, ..Order::default() }),
+            (of(MNT | PID | TIME | USER, &[], true), false, false, Order { clone: MNT | USER, child_new: TIME | PID, fork: Fork::Joined, ..Order::default() }),
             (of(MNT | TIME | IPC, &[], false), false, true, Order { clone: MNT | TIME | IPC, ..Order::default() }),
         ];
         for (plan, late, privileged, expected) in table {

@@ -14,8 +14,9 @@ use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::hooks::Kind;
 use crate::idmap;
 use crate::mount::bind::{self, Wanted};
+use crate::oom_score;
 use crate::plan::Plan;
-use crate::process::program::{Program, write_oom_score};
+use crate::process::program::Program;
 use crate::procfs::Procfs;
 use crate::rlimits;
 use crate::seccomp::notify::{self, Notify};
@@ -41,7 +42,7 @@ pub(crate) struct Entry<'a> {
 impl Limits for Entry<'_> {
     fn oom_score_adj(&mut self, pid: i32) -> Result<()> {
         let score = self.program.oom_score_adj.unwrap_or(0);
-        match write_oom_score(self.proc, &pid.to_string(), score) {
+        match oom_score::write(self.proc, &pid.to_string(), score) {
             // An ordinary user may not lower it. As runc, go on, but say so.
             Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) if !geteuid().is_root() => {
                 let text = format!("process.oomScoreAdj {score} is not set: it takes privilege");
@@ -99,6 +100,14 @@ impl Creation<'_> {
             }
         };
         bind::idmap(mounts, mount, tree.as_fd(), userns.as_fd())
+    }
+
+    /// Writes the id maps of the process that has made its user namespace itself.
+    pub(crate) fn maps(&self, pid: i32) -> Result<()> {
+        match &self.plan.maps {
+            Some((maps, writer)) => maps.write(self.proc.as_fd(), pid, *writer),
+            None => Ok(()),
+        }
     }
 
     /// Runs prestart and createRuntime hooks.

@@ -220,7 +220,6 @@ fn invalid(path: &Path, reason: &str) -> Error {
 mod tests {
     use super::*;
     use std::fs::Permissions;
-    use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::net::UnixStream;
 

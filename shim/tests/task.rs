@@ -2,6 +2,7 @@
 //! its names, with a server for events in containerd's place.
 //!
 //! What real daemons make of it is tested in `integration`.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::fs;
 use std::io::Read;

@@ -23,16 +23,16 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// A command at a terminal of its own.
-struct Seat {
+pub(super) struct Seat {
     ours: fs::File,
     terminal: OwnedFd,
     before: Termios,
-    command: Started,
+    pub(super) command: Started,
     seen: Vec<u8>,
 }
 
 impl Seat {
-    fn take(call: Call<'_>) -> Res<Self> {
+    pub(super) fn take(call: Call<'_>) -> Res<Self> {
         let pty = openpty(None, None)?;
         let (ours, terminal) = (fs::File::from(pty.master), pty.slave);
         sys::set_window_size(ours.as_fd(), (91, 31))?;
@@ -42,7 +42,7 @@ impl Seat {
     }
 
     /// Reads on to the end of `words`.
-    fn until(&mut self, words: &str) -> Res {
+    pub(super) fn until(&mut self, words: &str) -> Res {
         loop {
             let found = self.seen.windows(words.len()).position(|part| part == words.as_bytes());
             if let Some(start) = found {
@@ -68,7 +68,7 @@ impl Seat {
     }
 
     /// Waits for the end; the terminal must be as it was.
-    fn leave(self) -> Res<Option<i32>> {
+    pub(super) fn leave(self) -> Res<Option<i32>> {
         let code = self.command.wait()?.code;
         ensure(tcgetattr(&self.terminal)? == self.before, "the terminal's modes are not restored")?;
         Ok(code)

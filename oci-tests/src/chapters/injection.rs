@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use super::syscalls;
 use crate::check::{Res, Test, cut, ensure, fail, skip, test};
 use crate::lab::agent::Agent;
-use crate::lab::bundle::{Bundle, mount, namespace, user_namespace};
+use crate::lab::bundle::{Bundle, joined_pids, mount, namespace, user_namespace};
 use crate::lab::call::Output;
 use crate::lab::{Lab, cgroups, reap_orphans};
 use crate::ptrace::{self, Blow, Site, Trace};
@@ -82,10 +82,16 @@ struct Scenario {
     edit: fn(&mut Value),
 }
 
-const SCENARIOS: [Scenario; 9] = [
+const SCENARIOS: [Scenario; 11] = [
     Scenario { name: "create", verb: Verb::Create, edit: rich },
     Scenario { name: "create with a user namespace", verb: Verb::Create, edit: in_user_namespace },
     Scenario { name: "create with a terminal", verb: Verb::Create, edit: with_terminal },
+    Scenario { name: "create in a joined pid namespace", verb: Verb::Create, edit: in_joined_pids },
+    Scenario {
+        name: "create in a new user namespace and a joined pid namespace",
+        verb: Verb::Create,
+        edit: in_both,
+    },
     Scenario { name: "run", verb: Verb::Run, edit: rich },
     Scenario { name: "start", verb: Verb::Start, edit: with_hooks },
     Scenario { name: "exec", verb: Verb::Exec, edit: rich },
@@ -133,6 +139,20 @@ fn rich(spec: &mut Value) {
 fn in_user_namespace(spec: &mut Value) {
     rich(spec);
     user_namespace(spec);
+}
+
+fn in_joined_pids(spec: &mut Value) {
+    rich(spec);
+    joined_pids(spec);
+}
+
+/// Without a procfs, which takes power over the pid namespace.
+fn in_both(spec: &mut Value) {
+    in_user_namespace(spec);
+    joined_pids(spec);
+    spec["mounts"][0] = json!({
+        "destination": "/proc", "type": "bind", "source": "/proc", "options": ["rbind"],
+    });
 }
 
 fn with_terminal(spec: &mut Value) {
@@ -449,6 +469,8 @@ fn is_late(sites: &[Site], site: Site) -> Late {
     let says = |s: &Site| s.process == site.process && s.number == libc::SYS_sendmsg;
     match (sites.iter().rposition(says), sites.iter().position(|s| *s == site)) {
         (Some(ready), Some(place)) if site.process != 0 && place > ready => Late::Yes,
+        // The last process of `exec` waits for nothing but its start.
+        (None, Some(_)) if site.process != 0 => Late::Yes,
         _ => Late::No,
     }
 }

@@ -18,6 +18,7 @@ mod hostile;
 mod idmap;
 #[cfg(target_arch = "x86_64")]
 pub mod injection;
+mod joined_pids;
 mod landlock;
 mod lifecycle;
 mod limits;
@@ -40,7 +41,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 31] = [
+    let chapters: [fn() -> Vec<Test>; 32] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Test> {
         idmap::tests,
         hooks::tests,
         namespaces::tests,
+        joined_pids::tests,
         devices::tests,
         cgroups::tests,
         cgroup_paths::tests,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::check::{Res, Test, ensure, eq, fail, refused_with, same, skip, test};
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
-use crate::lab::bundle::{Bundle, mount, namespace};
+use crate::lab::bundle::{Bundle, mount, namespace, push, without_namespace};
 use crate::lab::call::{Call, Output};
 use crate::sys;
 
@@ -83,6 +83,66 @@ pub fn tests() -> Vec<Test> {
             }
             Ok(())
         }),
+        test(SECTION, "F13 F25", "oomScoreAdj is set where the kernel lets the user", |lab| {
+            let bundle =
+                bundle(lab, &["pause"], |spec| spec["process"]["oomScoreAdj"] = json!(333))?;
+            let output = call(lab, &["run", "--detach", "--bundle", bundle.path(), &bundle.id])?;
+            excuse(&output)?;
+            eq("run", &output.code, &Some(0))?;
+            lab.quality(output.err.is_empty(), format!("run said {}", output.err))?;
+            let output = call(lab, &["state", &bundle.id])?;
+            let state: Value = serde_json::from_str(&output.out).unwrap_or_default();
+            let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", state["pid"]))?;
+            eq("of init", &score.as_str(), &"333\n")?;
+            let document = lab.dir.join("process.json");
+            let inherited = fs::read_to_string("/proc/self/oom_score_adj")?;
+            for (asked, saw, said) in [(444, "444", false), (-500, inherited.trim(), true)] {
+                let process = json!({
+                    "cwd": "/", "args": ["/bin/probe", "report"], "env": ["PATH=/bin"],
+                    "user": { "uid": 0, "gid": 0 }, "oomScoreAdj": asked,
+                });
+                fs::write(&document, process.to_string())?;
+                let file = document.display().to_string();
+                let output = call(lab, &["exec", "--process", &file, &bundle.id])?;
+                let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
+                same("of exec", &seen["report"]["oom_score_adj"], json!(saw))?;
+                let warned = output.err.contains("oomScoreAdj");
+                lab.quality(warned == said, format!("{asked}: exec said {:?}", output.err))?;
+            }
+            let output = call(lab, &["delete", "--force", &bundle.id])?;
+            eq("delete", &output.code, &Some(0))
+        }),
+        test(
+            SECTION,
+            "F21 F25",
+            "a container joins the user and pid namespaces of another one",
+            |lab| {
+                let other = bundle(lab, &["pause"], |_| {})?;
+                let words = ["run", "--detach", "--bundle", other.path(), &other.id];
+                let output = call(lab, &words)?;
+                excuse(&output)?;
+                eq("run", &output.code, &Some(0))?;
+                let state: Value = serde_json::from_str(&call(lab, &["state", &other.id])?.out)
+                    .unwrap_or_default();
+                let seen = seen(lab, &["report", "status-of 1"], |spec| {
+                    for kind in ["user", "pid"] {
+                        without_namespace(spec, kind);
+                        let path = format!("/proc/{}/ns/{kind}", state["pid"]);
+                        push(
+                            &mut spec["linux"]["namespaces"],
+                            json!({ "type": kind, "path": path }),
+                        );
+                    }
+                    spec["linux"]["uidMappings"] = json!([]);
+                    spec["linux"]["gidMappings"] = json!([]);
+                })?;
+                same("the name of pid 1", &seen["status-of 1"]["Name"], json!("probe"))?;
+                ensure(seen["report"]["pid"] != json!(1), "the pid is 1")?;
+                same("uids", &seen["report"]["uids"], json!([0, 0, 0]))?;
+                let output = call(lab, &["delete", "--force", &other.id])?;
+                eq("delete", &output.code, &Some(0))
+            },
+        ),
         test(SECTION, "F85 F180", "a cgroup mount shows the creator's cgroup read-only", |lab| {
             let seen = seen(lab, &["list /sys/fs/cgroup", "create /sys/fs/cgroup/x"], |spec| {
                 mount(spec, "/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "ro"])

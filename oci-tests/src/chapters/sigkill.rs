@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::check::{Res, Stop, Test, eq, fail, test};
 use crate::lab::Lab;
-use crate::lab::bundle::{Bundle, mount};
+use crate::lab::bundle::{Bundle, joined_pids, mount};
 use crate::lab::call::{DEADLINE, ends_within};
 use crate::lab::cgroups;
 
@@ -19,7 +20,15 @@ const MOMENTS: u32 = 12;
 /// Tests of this chapter.
 pub fn tests() -> Vec<Test> {
     vec![
-        test(SECTION, "F160", "the runtime killed during create", |lab| rounds(lab, create_killed)),
+        test(SECTION, "F160", "the runtime killed during create", |lab| {
+            rounds(lab, |lab, part| create_killed(lab, part, |_| {}))
+        }),
+        test(
+            SECTION,
+            "F160",
+            "the runtime killed during create in a joined pid namespace",
+            |lab| rounds(lab, |lab, part| create_killed(lab, part, joined_pids)),
+        ),
         test(SECTION, "F160", "the runtime killed during create, with hooks and mounts", |lab| {
             let heavy = |lab: &Lab, part: f64| {
                 let bundle = lab.bundle(&["pause"], |spec| {
@@ -73,20 +82,13 @@ pub fn tests() -> Vec<Test> {
             SECTION,
             "F160",
             "the container's process killed during create: create ends with an error",
-            |lab| {
-                rounds(lab, |lab, part| {
-                    let bundle = lab.bundle(&["pause"], |_| {})?;
-                    let started =
-                        lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).spawn()?;
-                    pause(50.0 * part);
-                    // Whatever is a child of the runtime at this moment.
-                    for pid in children(started.child.id() as i32) {
-                        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                    }
-                    started.wait()?;
-                    clean(lab, &bundle)
-                })
-            },
+            |lab| rounds(lab, |lab, part| process_killed(lab, part, |_| {})),
+        ),
+        test(
+            SECTION,
+            "F160",
+            "the container's process killed during create in a joined pid namespace",
+            |lab| rounds(lab, |lab, part| process_killed(lab, part, joined_pids)),
         ),
         test(SECTION, "F160", "the container's process killed while it waits for start", |lab| {
             let bundle = lab.bundle(&["pause"], |_| {})?;
@@ -142,9 +144,21 @@ fn rounds(lab: &Lab, round: impl Fn(&Lab, f64) -> Res) -> Res {
     }
 }
 
-fn create_killed(lab: &Lab, part: f64) -> Res {
-    let bundle = lab.bundle(&["pause"], |_| {})?;
+fn create_killed(lab: &Lab, part: f64, edit: fn(&mut Value)) -> Res {
+    let bundle = lab.bundle(&["pause"], edit)?;
     killed(lab, &bundle, &["create", "--bundle", bundle.path(), &bundle.id], part)?;
+    clean(lab, &bundle)
+}
+
+fn process_killed(lab: &Lab, part: f64, edit: fn(&mut Value)) -> Res {
+    let bundle = lab.bundle(&["pause"], edit)?;
+    let started = lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).spawn()?;
+    pause(50.0 * part);
+    // Whatever is a child of the runtime at this moment.
+    for pid in children(started.child.id() as i32) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    started.wait()?;
     clean(lab, &bundle)
 }
 

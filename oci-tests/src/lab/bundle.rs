@@ -162,6 +162,12 @@ pub fn without_namespace(spec: &mut Value, kind: &str) {
     }
 }
 
+/// A pid namespace joined by path: that of the runtime itself, which outlives every container.
+pub fn joined_pids(spec: &mut Value) {
+    without_namespace(spec, "pid");
+    push(&mut spec["linux"]["namespaces"], json!({ "type": "pid", "path": "/proc/self/ns/pid" }));
+}
+
 /// Sets all five capability sets that are named; the others become empty.
 pub fn capabilities(spec: &mut Value, sets: &[&str], caps: &[&str]) {
     let mut object = json!({});

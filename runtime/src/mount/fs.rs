@@ -38,7 +38,18 @@ pub(super) fn detached(
     label: Option<&CStr>,
 ) -> Result<OwnedFd> {
     let fs = fsopen(fstype).map_err(|failure| explain_type(mount, fstype, failure))?;
-    let fs = fs.as_fd();
+    filled(mount, fstype, fs.as_fd(), attributes, mode, label)
+}
+
+/// The file system of an open context, as [`detached`].
+pub(super) fn filled(
+    mount: &Mount,
+    fstype: &CStr,
+    fs: BorrowedFd<'_>,
+    attributes: u64,
+    mode: Option<u32>,
+    label: Option<&CStr>,
+) -> Result<OwnedFd> {
     let logged = |failure| with_log(fs, failure, &mount.subject());
     if let Some(source) = &mount.source {
         fsconfig_string(fs, c"source", source).map_err(logged)?;
@@ -120,7 +131,7 @@ fn mode_of(target: &attach::Target, mount: &Mount) -> Result<u32> {
 
 /// Whether the mount asks for what fsconfig(2) cannot express: a value of more than 255 bytes, as
 /// overlay's `lowerdir` often is, or inode versions, a flag without a name.
-fn needs_mount2(mount: &Mount) -> bool {
+pub(super) fn needs_mount2(mount: &Mount) -> bool {
     let options = &mount.options;
     let long = |text: &std::ffi::CString| text.as_bytes().len() > MAX_VALUE;
     options.inode_version
@@ -237,7 +248,7 @@ pub(super) fn remount(mount: &Mount, target: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// An unknown type is an error of the configuration or a missing kernel module: say which type.
-fn explain_type(mount: &Mount, fstype: &CStr, failure: Failure) -> Error {
+pub(super) fn explain_type(mount: &Mount, fstype: &CStr, failure: Failure) -> Error {
     Error::system("mount", format!("{} of type {fstype:?}", mount.subject()), failure)
 }
 

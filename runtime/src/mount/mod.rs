@@ -18,6 +18,7 @@ pub(crate) mod dev;
 mod fs;
 pub(crate) mod mask;
 pub(crate) mod options;
+mod procns;
 pub(crate) mod rootfs;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::cgroup::layout::Layout;
 use crate::error::{Error, Result, quote};
 use crate::sys::mount::Depth;
 use options::Options;
+pub(crate) use procns::Pids;
 pub(crate) use rootfs::{Inside, Root};
 
 /// What the container's process asks of its creator, which still has the host's privileges.

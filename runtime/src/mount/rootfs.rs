@@ -19,7 +19,7 @@ use nix::unistd::{chroot, fchdir, pivot_root, symlinkat};
 use super::attach::{self, Links, Make, Target, is};
 use super::bind::quote_c;
 use super::mask::{self, Anchors, Covers};
-use super::{Creator, Kind, Mount, Plan, bind, cgroupfs, dev, fs};
+use super::{Creator, Kind, Mount, Pids, Plan, bind, cgroupfs, dev, fs, procns};
 use crate::error::{Call, Context, Error, Failure, Result};
 use crate::sys::mount::{
     Depth, MOUNT_ATTR_ATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID,
@@ -140,14 +140,25 @@ impl Root {
     }
 
     /// Makes all mounts in the configuration's order.
-    pub(crate) fn mount_all(&mut self, plan: &Plan, creator: &mut impl Creator) -> Result<()> {
+    pub(crate) fn mount_all(
+        &mut self,
+        plan: &Plan,
+        pids: Pids<'_>,
+        creator: &mut impl Creator,
+    ) -> Result<()> {
         for mount in &plan.mounts {
-            self.mount(plan, mount, creator)?;
+            self.mount(plan, mount, pids, creator)?;
         }
         Ok(())
     }
 
-    fn mount(&mut self, plan: &Plan, mount: &Mount, creator: &mut impl Creator) -> Result<()> {
+    fn mount(
+        &mut self,
+        plan: &Plan,
+        mount: &Mount,
+        pids: Pids<'_>,
+        creator: &mut impl Creator,
+    ) -> Result<()> {
         let directory = || Ok(Make::Directory);
         let mounted = match &mount.kind {
             Kind::Bind(depth) => match self.bind(plan, mount, *depth, creator)? {
@@ -161,7 +172,10 @@ impl Root {
                 fs::remount(mount, target.as_fd())?;
                 target
             }
-            Kind::Proc => self.kernel(plan, mount, c"proc", c"/proc", !plan.pid_namespace)?,
+            Kind::Proc => match pids {
+                Pids::Own => self.kernel(plan, mount, c"proc", c"/proc", !plan.pid_namespace)?,
+                other => self.procfs_of(mount, other)?,
+            },
             Kind::Sysfs => self.kernel(plan, mount, c"sysfs", c"/sys", true)?,
             Kind::Cgroup => {
                 let target = self.target(mount, directory)?;
@@ -288,12 +302,7 @@ impl Root {
         host: &CStr,
         may_bind: bool,
     ) -> Result<OwnedFd> {
-        let target = self.target(mount, || Ok(Make::Directory))?;
-        let stat = fstat(&target.fd).call("fstat").context("mount", mount.subject())?;
-        if !is(&stat, SFlag::S_IFDIR) {
-            let failure = Failure { call: "openat2", errno: Errno::ENOTDIR };
-            return Err(Error::system("mount", mount.subject(), failure));
-        }
+        let target = self.kernel_target(mount)?;
         match fs::mount(plan, self.fd.as_fd(), mount, fstype, &target) {
             Err(error) if plan.userns && may_bind && error.errno() == Some(Errno::EPERM) => {}
             other => return other,
@@ -309,6 +318,26 @@ impl Root {
             Ok(tree)
         };
         bound().context("mount", format!("{} from {}", mount.subject(), quote_c(host)))
+    }
+
+    /// Opens a real directory at exactly the path asked for.
+    fn kernel_target(&self, mount: &Mount) -> Result<Target> {
+        let target = self.target(mount, || Ok(Make::Directory))?;
+        let stat = fstat(&target.fd).call("fstat").context("mount", mount.subject())?;
+        if !is(&stat, SFlag::S_IFDIR) {
+            let failure = Failure { call: "openat2", errno: Errno::ENOTDIR };
+            return Err(Error::system("mount", mount.subject(), failure));
+        }
+        Ok(target)
+    }
+
+    /// Mounts the procfs of a pid namespace that this process is not in.
+    fn procfs_of(&self, mount: &Mount, pids: Pids<'_>) -> Result<OwnedFd> {
+        let target = self.kernel_target(mount)?;
+        let tree = procns::detached(mount, pids)?;
+        check_procfs(mount, tree.as_fd())?;
+        move_mount(tree.as_fd(), target.fd.as_fd()).context("mount", mount.subject())?;
+        Ok(tree)
     }
 
     /// Makes the device nodes and links, unless the configuration brings its own /dev.

@@ -98,7 +98,7 @@ fn bundle() {
 
 fn carry_out(plan: &Plan, creator: &mut impl Creator) -> Result<()> {
     let mut root = Root::open(plan, creator)?;
-    root.mount_all(plan, creator)?;
+    root.mount_all(plan, Pids::Own, creator)?;
     root.devices(plan)?;
     root.enter(plan)?.finish(plan)
 }
@@ -818,7 +818,7 @@ fn console_is_the_terminal_itself() {
         let plan =
             plan_of(&spec(default_mounts(), json!({}), json!({"path": "rootfs"})), false).unwrap();
         let mut root = Root::open(&plan, &mut Alone).unwrap();
-        root.mount_all(&plan, &mut Alone).unwrap();
+        root.mount_all(&plan, Pids::Own, &mut Alone).unwrap();
         root.devices(&plan).unwrap();
         let inside = root.enter(&plan).unwrap();
         use std::os::fd::AsFd;

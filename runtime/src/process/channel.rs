@@ -38,9 +38,14 @@ pub(crate) enum FromChild {
     /// Namespaces and mounts are made, the root is not entered: the prestart and createRuntime hooks
     /// are due; answered by [`FromCreator::Done`].
     HooksDue,
+    /// Has made its user namespace itself and wants the id maps written; answered by
+    /// [`FromCreator::Done`].
+    Maps,
     /// A second fork was needed; the descriptor that comes with this is the pidfd of the process that
     /// goes on, the number its pid in the creator's pid namespace.
     Reborn(i32),
+    /// The context of a new procfs comes with this; see [`super::stripped`].
+    Procfs,
     /// The terminal's master end comes with this.
     Terminal,
     /// About to install a filter whose listener will be descriptor `number` of the child. The child
@@ -91,7 +96,7 @@ impl Channel {
     /// Closes every descriptor from 3 on but `keep` inherited ones and this end. Only for a child that
     /// never runs the destructors of what its creator had open.
     pub(crate) fn alone(&self, keep: u32) -> std::result::Result<(), Failure> {
-        sys::fd::close_all_but(self.0.as_fd(), keep)
+        sys::fd::close_all_but(&[self.0.as_fd()], keep)
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -264,6 +269,8 @@ impl Frame for FromChild {
             }
             Self::Ready => to.tag(11),
             Self::Failed(error) => (to.tag(12), to.error(error)).1,
+            Self::Maps => to.tag(13),
+            Self::Procfs => to.tag(14),
         }
     }
 
@@ -281,6 +288,8 @@ impl Frame for FromChild {
             10 => Self::Listener { number: from.number()?, flag: from.address()? },
             11 => Self::Ready,
             12 => Self::Failed(from.error()?),
+            13 => Self::Maps,
+            14 => Self::Procfs,
             _ => return None,
         })
     }

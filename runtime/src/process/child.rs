@@ -52,7 +52,11 @@ pub(crate) enum Waits {
 /// Runs the child. A failure is told on whatever connection the caller listens to at that moment.
 pub(crate) fn run(inherited: Inherited<'_>) -> ! {
     let Inherited { plan, channel, proc, cgroup, joined, waits, proof } = inherited;
-    let built = build(plan, &channel, proc, cgroup, joined, &proof);
+    let mut kept = vec![channel.as_fd()];
+    if let Waits::Socket(socket) = &waits {
+        kept.push(socket.as_fd());
+    }
+    let built = build(plan, &channel, Outside { proc, cgroup, joined, kept }, &proof);
     let (program, path) = built.unwrap_or_else(|error| give_up(&channel, &error));
     report_ready(&channel);
     // `Go`: the creator has recorded this process. Without that nobody would know of it.
@@ -66,7 +70,7 @@ pub(crate) fn run(inherited: Inherited<'_>) -> ! {
             Ok(channel)
         }
         Waits::Socket(socket) => {
-            sys::fd::close_all_but(socket.as_fd(), keep).and_then(|()| accept(&socket))
+            sys::fd::close_all_but(&[socket.as_fd()], keep).and_then(|()| accept(&socket))
         }
     };
     let Ok(starter) = starter else { sys::clone::exit_now(1) };
@@ -86,25 +90,37 @@ pub(crate) fn wait_for_start(channel: &Channel) {
     told.unwrap_or_else(|error| give_up(channel, &error));
 }
 
+/// What the child has of its creator while it builds.
+struct Outside<'a> {
+    proc: &'a Procfs,
+    cgroup: &'a Cgroup,
+    joined: Vec<Open>,
+    /// What stays open until `start`.
+    kept: Vec<BorrowedFd<'a>>,
+}
+
 /// Everything between the clone and `Ready`, in order.
 fn build(
     plan: &Plan,
     channel: &Channel,
-    proc: &Procfs,
-    cgroup: &Cgroup,
-    joined: Vec<Open>,
+    outside: Outside<'_>,
     proof: &SingleThreaded,
 ) -> Result<(program::Program, CString)> {
+    let Outside { proc, cgroup, joined, kept } = outside;
     let mut creator = Asker { channel };
     begin(plan, channel)?;
-    join::enter(&plan.order, &plan.namespaces, joined, proc, channel, proof)?;
-    nix::unistd::setsid().call("setsid").context("make", "a session")?;
+    let ahead = join::enter(&plan.order, &plan.namespaces, joined, proc, channel, proof)?;
+    let goes_in = ahead.is_some();
+    if !goes_in {
+        make_session()?;
+    }
     enter_cgroup(plan, cgroup)?;
     plan.uts.apply()?;
     plan.bring_loopback_up()?;
     plan.join_keyring(proc)?;
     let mut root = mount::Root::open(&plan.mounts, &mut creator)?;
-    root.mount_all(&plan.mounts, &mut creator)?;
+    let pids = ahead.as_ref().map_or(mount::Pids::Own, join::Ahead::pids);
+    root.mount_all(&plan.mounts, pids, &mut creator)?;
     root.devices(&plan.mounts)?;
     sysctl::apply(proc, &plan.sysctls)?;
     hooks_due(plan, channel)?;
@@ -112,13 +128,27 @@ fn build(
     let mut program = plan.program.clone();
     program.make_cwd()?;
     take_terminal(plan, &inside, channel)?;
+    if !goes_in {
+        control_terminal(&program)?;
+    }
     inside.finish(&plan.mounts)?;
     program.add_home();
     program.enter_limits(proc, &mut creator)?;
     let entered = program.step_into_cwd();
+    // What a tenant of that namespace must not find in this process goes first.
+    if let Some(ahead) = ahead {
+        ahead.enter()?;
+        let closed = sys::fd::close_all_but(&kept, program.inherited_fds);
+        closed.context("close", "the runtime's files")?;
+    }
     program.confine(&mut creator)?;
     program.enter_cwd(entered)?;
-    let path = program.resolve()?;
+    let path = program.look_up()?;
+    if goes_in {
+        join::fork_again(channel, proof)?;
+        begin_session(&program)?;
+    }
+    let path = path.inside(&program)?;
     Ok((program, path))
 }
 
@@ -126,12 +156,27 @@ fn build(
 fn begin(plan: &Plan, channel: &Channel) -> Result<()> {
     sys::process::reset_signals().context("reset", "signals")?;
     sys::process::overwrite_arguments(TITLE);
-    if plan.maps.is_some() {
+    if plan.maps.is_some() && !plan.order.child_makes_user_namespace() {
         wait_for_go(channel)?;
         sys::process::set_dumpable(false).context("set", "non-dumpable")?;
         join::become_root()?;
     }
     Ok(())
+}
+
+fn make_session() -> Result<()> {
+    nix::unistd::setsid().call("setsid").context("make", "a session").map(drop)
+}
+
+fn control_terminal(program: &program::Program) -> Result<()> {
+    if program.terminal.is_some() { tty::control() } else { Ok(()) }
+}
+
+/// Makes a session, whose terminal is that of the program. A process that ends takes the terminal from
+/// its session, so this is for the one that stays.
+pub(crate) fn begin_session(program: &program::Program) -> Result<()> {
+    make_session()?;
+    control_terminal(program)
 }
 
 pub(crate) fn wait_for_go(channel: &Channel) -> Result<()> {
@@ -173,8 +218,7 @@ fn take_terminal(plan: &Plan, inside: &mount::Inside, channel: &Channel) -> Resu
     if plan.namespaces.creates(libc::CLONE_NEWNS) {
         inside.console(slave.as_fd())?;
     }
-    tty::connect(slave, plan.program.uid)?;
-    tty::control()
+    tty::connect(slave, plan.program.uid)
 }
 
 /// After `start`: hooks, filter, program. Returns only an error.
@@ -275,7 +319,7 @@ impl Asker<'_> {
         }
     }
 
-    fn ask(&self, request: &FromChild) -> Result<()> {
+    pub(crate) fn ask(&self, request: &FromChild) -> Result<()> {
         self.channel.send(request, None).context("ask", "the creator")?;
         done(self.channel)
     }

@@ -7,9 +7,9 @@
 //! inside, closes every descriptor of the host, and takes on its credentials. Only then it enters the pid
 //! namespace, which takes a second fork, and becomes visible: not dumpable, with nothing of the host to
 //! be found and no power that the container does not have (but the one capability that
-//! [`crate::process::program`] tells of).
+//! [`crate::process::program`] tells of). It is visible for a short time: what the container's files could
+//! make slow comes before, and what comes after is one word of the creator, who must know the pid.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -19,13 +19,14 @@ use nix::sys::stat::Mode;
 use crate::cgroup::{self, Cgroup};
 use crate::error::{Call, Context, Error, ErrorKind, Result};
 use crate::keyring::Keyring;
+use crate::oom_score;
 use crate::options::Parent;
 use crate::plan;
 use crate::process::channel::{Channel, FromChild};
 use crate::process::child::{self, Asker};
 use crate::process::join;
 use crate::process::parent::Born;
-use crate::process::program::Program;
+use crate::process::program::{Executable, Program};
 use crate::procfs::Procfs;
 use crate::scheduler::Affinity;
 use crate::sys;
@@ -66,6 +67,7 @@ pub(crate) fn spawn(
     let (ours, theirs) = Channel::pair()?;
     let proof = SingleThreaded::check().context("fork", "the process")?;
     let home = plan.affinity.enter()?;
+    let lent = oom_score::lend(proc, plan.program.oom_score_adj)?;
     sys::process::set_dumpable(false).context("set", "non-dumpable")?;
     let mut cloned = sys::clone::clone3(&proof, 0, parent, cgroup.clone_target());
     // Once systemd inside has passed controllers on, the container's own directory takes no more
@@ -87,7 +89,7 @@ pub(crate) fn spawn(
             run(plan, Outside { target, cgroup, proc, root }, theirs, &proof)
         }
         Cloned::Parent { pid, pidfd } => {
-            drop((theirs, home));
+            drop((theirs, home, lent));
             Ok(Born::new(pid, pidfd, ours, parent))
         }
     }
@@ -129,11 +131,19 @@ fn run(plan: &Plan, outside: Outside<'_>, channel: Channel, proof: &SingleThread
     let keep = plan.program.inherited_fds;
     let closed = channel.alone(keep).context("close", "the runtime's files");
     closed.unwrap_or_else(|error| child::give_up(&channel, &error));
-    let prepared = appear(plan, &channel, proof);
+    let prepared = prepare(plan, &channel);
     let (program, path) = prepared.unwrap_or_else(|error| child::give_up(&channel, &error));
-    child::report_ready(&channel);
+    if plan.namespaces & libc::CLONE_NEWPID != 0 {
+        join::go_on_in_child(&channel, proof)
+            .unwrap_or_else(|error| child::give_up(&channel, &error));
+    } else {
+        child::report_ready(&channel);
+    }
     child::wait_for_start(&channel);
-    let error = child::execute(&program, &path, &channel);
+    let error = match child::begin_session(&program).and_then(|()| path.inside(&program)) {
+        Ok(path) => child::execute(&program, &path, &channel),
+        Err(error) => error,
+    };
     child::give_up(&channel, &error)
 }
 
@@ -167,23 +177,16 @@ fn join(plan: &Plan, outside: &Outside<'_>, channel: &Channel) -> Result<()> {
     }
 }
 
-/// Becomes a process of the container: with its credentials, then in its pid namespace. The other way
-/// round its processes would see one that holds all of the creator's capabilities.
-fn appear(plan: &Plan, channel: &Channel, proof: &SingleThreaded) -> Result<(Program, CString)> {
+/// Takes on all that a process of the container has, but for its pid. The other way round its processes
+/// would see one that holds all of the creator's capabilities.
+fn prepare(plan: &Plan, channel: &Channel) -> Result<(Program, Executable)> {
     let mut program = plan.program.clone();
     connect_terminal(&program, channel)?;
     program.add_home();
     let entered = program.step_into_cwd();
     program.confine(&mut Asker { channel })?;
-    if plan.namespaces & libc::CLONE_NEWPID != 0 {
-        join::fork_again(channel, proof)?;
-    }
-    nix::unistd::setsid().call("setsid").context("make", "a session")?;
-    if program.terminal.is_some() {
-        tty::control()?;
-    }
     program.enter_cwd(entered)?;
-    let path = program.resolve()?;
+    let path = program.look_up()?;
     Ok((program, path))
 }
 

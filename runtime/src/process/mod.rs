@@ -5,10 +5,12 @@
 //!
 //!   Prepared ── clone3 ───────────────────────────────▶ born
 //!                  │                                     │ join namespaces
-//!                  │ ◀───────────────── Reborn(pidfd) ── │ (a second fork: exec, two rare cases)
+//!                  │ ◀───────────────── Reborn(pidfd) ── │ (a second fork, in rare cases)
 //!                  │ ── Go ────────────────────────────▶ │
+//!     write maps   │ ◀───────────────────────── Maps ─── │ (only with a new user namespace that the
+//!                  │ ── Done ──────────────────────────▶ │  child makes itself)
 //!     write maps   │                                     │
-//!                  │ ── Go ────────────────────────────▶ │ (only with a new user namespace)
+//!                  │ ── Go ────────────────────────────▶ │ (only with any other new user namespace)
 //!                  │                                     │ cgroup, host name, sysctl, mounts
 //!     answer       │ ◀── Rootfs, BindSource, Idmap ───── │ (only what the child may not do itself)
 //!                  │ ── Descriptor, Done ──────────────▶ │
@@ -17,7 +19,10 @@
 //!                  │                                     │ pivot_root, masks, limits, credentials
 //!     answer       │ ◀── OomScoreAdj, Rlimits ────────── │ (only what the child may not do itself)
 //!                  │ ── Done ──────────────────────────▶ │
-//!                  │ ◀───────── Terminal(master), Ready ─│
+//!                  │ ◀──────────────── Terminal(master) ─│
+//!                  │ ◀───────────────── Reborn(pidfd) ── │ (into a joined pid namespace: exec, or by path)
+//!                  │ ── Go ────────────────────────────▶ │
+//!                  │ ◀────────────────────────── Ready ──│
 //!     record       │ ── Go ────────────────────────────▶ │ (create and run)
 //!   Waiting        │                                     │ wait: start socket, or this channel
 //!                  │                                     │
@@ -28,8 +33,12 @@
 //!   Running        │ ◀─────── end of file, or Failed ─── │
 //! ```
 //!
-//! At any point the child may say `Failed`. `exec` is the same picture without the parts
-//! that build the container. The channel is close-on-exec, so end of file after `Start` means that
+//! The process that a hook of the runtime's namespaces is told of (`HooksDue`) builds the container; in a
+//! joined pid namespace another one goes on from it, and is the container's.
+//!
+//! At any point the child may say `Failed`. `exec` is the same picture without the parts that build the
+//! container; `Reborn` is its `Ready`, because the process that goes on is visible to the tenants and
+//! waits for nothing but `Start`. The channel is close-on-exec, so end of file after `Start` means that
 //! the program runs.
 
 pub(crate) mod channel;
@@ -39,3 +48,4 @@ pub(crate) mod join;
 pub(crate) mod parent;
 pub(crate) mod program;
 pub(crate) mod start;
+pub(crate) mod stripped;

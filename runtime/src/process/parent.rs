@@ -26,13 +26,17 @@ use crate::sys;
 
 /// A process of ours that dies with this value, unless released.
 #[derive(Debug)]
-struct Guard {
+pub(super) struct Guard {
     pid: i32,
     pidfd: Option<OwnedFd>,
     parent: Parent,
 }
 
 impl Guard {
+    pub(super) fn new(pid: i32, pidfd: OwnedFd, parent: Parent) -> Self {
+        Self { pid, pidfd: Some(pidfd), parent }
+    }
+
     fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_ref().expect("only release takes it").as_fd()
     }
@@ -79,7 +83,7 @@ pub(crate) struct Born {
 
 impl Born {
     pub(crate) fn new(pid: i32, pidfd: OwnedFd, channel: Channel, parent: Parent) -> Self {
-        Self { guard: Guard { pid, pidfd: Some(pidfd), parent }, channel }
+        Self { guard: Guard::new(pid, pidfd, parent), channel }
     }
 
     /// Writes id maps when there is a new user namespace, and lets the process go on.
@@ -101,7 +105,7 @@ impl Born {
     }
 
     fn unready(self) -> Unready {
-        Unready { guard: self.guard, channel: self.channel, terminal: None }
+        Unready { guard: self.guard, former: None, channel: self.channel, terminal: None }
     }
 }
 
@@ -123,7 +127,12 @@ impl Building {
                 (FromChild::Idmap(n), Some(tree)) => {
                     requests.idmap(n as usize, tree, pid).map(|()| None)
                 }
+                (FromChild::Maps, _) => requests.maps(pid).map(|()| None),
                 (FromChild::HooksDue, _) => requests.hooks(pid).map(|()| None),
+                (FromChild::Reborn(pid), Some(pidfd)) => {
+                    self.0.let_go_on(pid, pidfd)?;
+                    continue;
+                }
                 (other, _) => return Err(out_of_turn(&other)),
             };
             self.0.answer(answer)?;
@@ -137,10 +146,15 @@ impl Building {
 pub(crate) struct Joining(Unready);
 
 impl Joining {
-    /// Answers requests until the process is ready.
+    /// Answers requests until the process is ready, or one that needs nothing but its start goes on
+    /// from it.
     pub(crate) fn wait(mut self, requests: &mut Entry<'_>) -> Result<Waiting> {
         match self.0.next(requests)? {
             None => Ok(self.0.ready()),
+            Some((FromChild::Reborn(pid), Some(pidfd))) => {
+                self.0.reborn(pid, pidfd);
+                Ok(self.0.ready())
+            }
             Some((other, _)) => Err(out_of_turn(&other)),
         }
     }
@@ -150,6 +164,7 @@ impl Joining {
 #[derive(Debug)]
 struct Unready {
     guard: Guard,
+    former: Option<Guard>,
     channel: Channel,
     terminal: Option<OwnedFd>,
 }
@@ -165,7 +180,6 @@ impl Unready {
                 (FromChild::Ready, _) => return Ok(None),
                 (FromChild::Failed(error), _) => return Err(error),
                 (FromChild::Terminal, Some(master)) => self.terminal = Some(master),
-                (FromChild::Reborn(pid), Some(pidfd)) => self.reborn(pid, pidfd)?,
                 (FromChild::OomScoreAdj, _) => {
                     self.answer(requests.oom_score_adj(pid).map(|()| None))?;
                 }
@@ -176,8 +190,8 @@ impl Unready {
     }
 
     fn ready(self) -> Waiting {
-        let Self { guard, channel, terminal } = self;
-        Waiting { guard, channel, terminal }
+        let Self { guard, former, channel, terminal } = self;
+        Waiting { guard, _former: former, channel, terminal }
     }
 
     fn receive(&self) -> Result<Option<(FromChild, Option<OwnedFd>)>> {
@@ -207,10 +221,14 @@ impl Unready {
     }
 
     /// The process forked again; the first one has ended or is about to.
-    fn reborn(&mut self, pid: i32, pidfd: OwnedFd) -> Result<()> {
-        let _ = waitpid(Pid::from_raw(self.guard.pid), None);
-        self.guard.pid = pid;
-        self.guard.pidfd = Some(pidfd);
+    fn reborn(&mut self, pid: i32, pidfd: OwnedFd) {
+        let next = Guard::new(pid, pidfd, self.guard.parent);
+        self.former = Some(std::mem::replace(&mut self.guard, next));
+    }
+
+    /// As [`Self::reborn`], and lets the new one go on.
+    fn let_go_on(&mut self, pid: i32, pidfd: OwnedFd) -> Result<()> {
+        self.reborn(pid, pidfd);
         match self.channel.send(&FromCreator::Go, None) {
             // It gave up already, and why is the next thing that it says.
             Err(Failure { errno: Errno::EPIPE, .. }) => Ok(()),
@@ -248,6 +266,9 @@ impl Unready {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     guard: Guard,
+    /// A process that this one goes on from, reaped when there is time: it is ending, and the tenants see
+    /// this one.
+    _former: Option<Guard>,
     channel: Channel,
     terminal: Option<OwnedFd>,
 }

@@ -30,6 +30,7 @@ use crate::landlock;
 use crate::lsm;
 use crate::mount;
 use crate::mount::attach::{self, Links};
+use crate::oom_score;
 use crate::procfs::Procfs;
 use crate::rlimits;
 use crate::scheduler::{self, MemoryPolicy, Scheduling};
@@ -216,8 +217,14 @@ impl Program {
 
     fn set_oom_score(&self, proc: &Procfs, creator: &mut impl Creator) -> Result<()> {
         let Some(score) = self.oom_score_adj else { return Ok(()) };
-        match write_oom_score(proc, "self", score) {
-            Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) => creator.set_oom_score_adj(),
+        match oom_score::write(proc, "self", score) {
+            Err(Failure { errno: Errno::EACCES | Errno::EPERM, .. }) => {
+                match oom_score::has(proc, score) {
+                    // The creator has lent it.
+                    true => Ok(()),
+                    false => creator.set_oom_score_adj(),
+                }
+            }
             other => other.context("set process.oomScoreAdj", score),
         }
     }
@@ -319,6 +326,15 @@ impl Program {
         }
     }
 
+    /// As [`Self::resolve`], for a process that is yet to enter the pid namespace.
+    pub(crate) fn look_up(&self) -> Result<Executable> {
+        let name = self.args[0].to_bytes();
+        match SELF.iter().any(|place| name.starts_with(place)) {
+            true => Ok(Executable::Inside),
+            false => self.resolve().map(Executable::Found),
+        }
+    }
+
     /// The file to execute, by `PATH` of the *container's* environment, as the container's user.
     /// Found out before the filter is installed, so that the usual mistakes are told even under a
     /// profile that lets nothing be said.
@@ -398,13 +414,25 @@ impl Program {
     }
 }
 
-/// Writes `oom_score_adj` of a process through the verified procfs.
-pub(crate) fn write_oom_score(
-    proc: &Procfs,
-    process: &str,
-    score: i32,
-) -> std::result::Result<(), Failure> {
-    proc.try_write(&format!("{process}/oom_score_adj"), score.to_string().as_bytes())
+/// What leads to the files of the process that looks, which procfs knows by its pid.
+const SELF: [&[u8]; 2] = [b"/proc/", b"/dev/fd/"];
+
+/// The file to execute.
+#[derive(Debug)]
+pub(crate) enum Executable {
+    Found(CString),
+    /// It is to be looked up in the pid namespace.
+    Inside,
+}
+
+impl Executable {
+    /// Its path, for the process that executes it.
+    pub(crate) fn inside(self, program: &Program) -> Result<CString> {
+        match self {
+            Self::Found(path) => Ok(path),
+            Self::Inside => program.resolve(),
+        }
+    }
 }
 
 fn exec_error(quoted: &str, call: &'static str, errno: Errno) -> Error {

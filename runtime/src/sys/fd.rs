@@ -13,15 +13,25 @@ use crate::error::Failure;
 /// First descriptor behind the standard streams.
 pub(crate) const FIRST: u32 = 3;
 
-/// Closes every descriptor from [`FIRST`] on but `keep` of them and `one`, which keeps its number: a
-/// limit on open files may be in force. Only for a forked child that never runs its creator's
+/// Closes every descriptor from [`FIRST`] on but `keep` of them and `others`, which keep their numbers:
+/// a limit on open files may be in force. Only for a forked child that never runs its creator's
 /// destructors. close_range(2), Linux 5.9.
-pub(crate) fn close_all_but(one: BorrowedFd<'_>, keep: u32) -> Result<()> {
-    let (first, number) = (FIRST + keep, one.as_raw_fd() as u32);
-    if number > first {
-        close_range(first, number - 1)?;
+pub(crate) fn close_all_but(others: &[BorrowedFd<'_>], keep: u32) -> Result<()> {
+    let mut numbers: Vec<u32> = others.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    numbers.sort_unstable();
+    let mut first = FIRST + keep;
+    for number in numbers {
+        if number > first {
+            close_range(first, number - 1)?;
+        }
+        first = first.max(number + 1);
     }
-    close_range(number + 1, u32::MAX)
+    close_range(first, u32::MAX)
+}
+
+/// Closes the standard streams. Only for a forked child, as [`close_all_but`].
+pub(crate) fn close_streams() -> Result<()> {
+    close_range(0, FIRST - 1)
 }
 
 fn close_range(from: u32, to: u32) -> Result<()> {

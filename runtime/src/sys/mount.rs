@@ -4,7 +4,7 @@
 //! statx(2). <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>,
 //! <https://github.com/brauner/man-pages-md>
 
-use std::ffi::{CStr, c_int, c_long, c_uint};
+use std::ffi::{CStr, c_int, c_long, c_uint, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
@@ -34,6 +34,7 @@ const FSPICK_CLOEXEC: c_uint = 1;
 const FSPICK_EMPTY_PATH: c_uint = 8;
 const FSCONFIG_SET_FLAG: c_uint = 0;
 const FSCONFIG_SET_STRING: c_uint = 1;
+const FSCONFIG_SET_FD: c_uint = 5;
 const FSCONFIG_CMD_CREATE: c_uint = 6;
 const FSCONFIG_CMD_RECONFIGURE: c_uint = 7;
 
@@ -170,6 +171,23 @@ pub(crate) fn fsconfig_flag(fs: BorrowedFd<'_>, key: &CStr) -> Result<()> {
 /// Sets a parameter; the kernel takes at most 255 bytes.
 pub(crate) fn fsconfig_string(fs: BorrowedFd<'_>, key: &CStr, value: &CStr) -> Result<()> {
     fsconfig(fs, FSCONFIG_SET_STRING, Some(key), Some(value))
+}
+
+/// Sets a parameter whose value is an open file.
+pub(crate) fn fsconfig_file(fs: BorrowedFd<'_>, key: &CStr, file: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: `key` is NUL-terminated and outlives the call; this command takes no value but the
+    // descriptor in the last argument, whose file the kernel takes a reference of.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            fs.as_raw_fd(),
+            FSCONFIG_SET_FD,
+            key.as_ptr(),
+            ptr::null::<c_void>(),
+            file.as_raw_fd(),
+        )
+    };
+    check("fsconfig", result).map(drop)
 }
 
 /// Makes the file system that the context describes.

@@ -1,7 +1,9 @@
 //! The forked child's own process: what it inherited and must not hand on.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
 
 use super::{Result, check};
 use crate::error::Failure;
@@ -113,6 +115,29 @@ pub(crate) fn namespace_kind(fd: BorrowedFd<'_>) -> Result<i32> {
     // SAFETY: this request takes no argument.
     let kind = check("ioctl", unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) }.into())?;
     Ok(kind as i32)
+}
+
+/// The user namespace that owns a namespace; `None` outside of the caller's and those below it.
+/// ioctl_ns(2), Linux 4.9.
+pub(crate) fn owner_of_namespace(fd: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    relative_of_namespace(fd, NS_GET_USERNS)
+}
+
+/// The parent of a user or pid namespace; `None` as above. ioctl_ns(2), Linux 4.9.
+pub(crate) fn parent_of_namespace(fd: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+    const NS_GET_PARENT: libc::c_ulong = 0xb702;
+    relative_of_namespace(fd, NS_GET_PARENT)
+}
+
+fn relative_of_namespace(fd: BorrowedFd<'_>, request: libc::c_ulong) -> Result<Option<OwnedFd>> {
+    // SAFETY: these requests take no argument.
+    match check("ioctl", unsafe { libc::ioctl(fd.as_raw_fd(), request) }.into()) {
+        // SAFETY: the kernel returned a new descriptor, close-on-exec, that nobody else knows of.
+        Ok(fd) => Ok(Some(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })),
+        Err(Failure { errno: Errno::EPERM, .. }) => Ok(None),
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Makes this process and its children until `execve` unreadable to processes without

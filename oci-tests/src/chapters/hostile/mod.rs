@@ -20,6 +20,8 @@ mod host;
 mod paths;
 mod races;
 mod state;
+#[cfg(target_arch = "x86_64")]
+mod watcher;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -46,7 +48,10 @@ pub fn tests() -> Vec<Test> {
         fields::tests,
         state::tests,
     ];
-    parts.iter().flat_map(|part| part()).collect()
+    let tests = parts.iter().flat_map(|part| part());
+    #[cfg(target_arch = "x86_64")]
+    let tests = tests.chain(watcher::tests());
+    tests.collect()
 }
 
 /// Every capability but CAP_SYS_RESOURCE, which this machine's root does not have.
