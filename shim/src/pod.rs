@@ -415,6 +415,11 @@ impl Pod {
             self.events.started(&process, pid);
         }
         self.release(&process);
+        if started.is_err() && process.is_init() {
+            // It gave up. A client that asks for its state next must find that it has ended: `ctr run`
+            // deletes it then, and leaves it otherwise.
+            let _ = process.ended().recv_timeout(LAST_WORDS);
+        }
         started.map(|()| process.state().pid)
     }
 

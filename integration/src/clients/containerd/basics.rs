@@ -156,12 +156,14 @@ fn log_file(stage: &Stage) -> Res {
 
 fn terminal(stage: &Stage) -> Res {
     let (mut ours, theirs) = Terminal::open((101, 37))?;
-    let line = "tty; echo ready; while :; do \
-                case $(stty size) in '33 90') echo now 33 90; exit 5;; esac; sleep 0.02; done";
+    let line = "tty; until [ \"$(stty size 2>&1)\" = '37 101' ]; do sleep 0.02; done; echo ready; \
+                until [ \"$(stty size)\" = '33 90' ]; do sleep 0.02; done; echo now 33 90; exit 5";
     let cmd = run(stage, &id(stage), &["--rm", "--tty"], &["sh", "-c", line]);
     let running = cmd.on_terminal(theirs).spawn()?;
     ours.until(stage, "/dev/pts/0")?;
     ours.until(stage, "ready")?;
+    // `ctr` hands the first size on, and only then begins to listen for changes.
+    std::thread::sleep(std::time::Duration::from_millis(300));
     ours.resize((90, 33))?;
     ours.until(stage, "now 33 90")?;
     eq("exit code", &running.wait(stage)?.code, &Some(5))
