@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,12 @@ use containerd_shim_protos::api::{
 use containerd_shim_protos::events::task::{TaskExit, TaskStart};
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::sandbox_api::{
+    CreateSandboxRequest, PingRequest, PlatformRequest, SandboxMetricsRequest,
+    SandboxStatusRequest, ShutdownSandboxRequest, StartSandboxRequest, StopSandboxRequest,
+    WaitSandboxRequest,
+};
+use containerd_shim_protos::sandbox_sync::SandboxClient;
 use containerd_shim_protos::shim::oci::Options;
 use containerd_shim_protos::ttrpc::context::{Context, with_timeout};
 use containerd_shim_protos::ttrpc::{self, Code, Server, TtrpcContext};
@@ -63,6 +69,7 @@ struct Lab {
     directory: PathBuf,
     seen: Seen,
     _server: Server,
+    address: String,
     client: Client,
     tasks: TaskClient,
 }
@@ -89,29 +96,29 @@ impl Lab {
         server.start().unwrap();
         let mut start = shim(&directory, name);
         start.env("TTRPC_ADDRESS", &address).arg("start");
+        // The options, as a file: that is a standard input which ends.
+        let options = directory.join("options");
+        fs::write(&options, options_of(&directory).write_to_bytes().unwrap()).unwrap();
+        start.stdin(fs::File::open(&options).unwrap());
         let out = start.output().unwrap();
         let answer = String::from_utf8(out.stdout).unwrap();
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         assert!(answer.starts_with("unix:///"), "{answer}");
-        let client = Client::connect(answer.trim()).unwrap();
+        let address = answer.trim().to_owned();
+        let client = Client::connect(&address).unwrap();
         let tasks = TaskClient::new(client.clone());
-        Some(Self { directory, seen, _server: server, client, tasks })
+        Some(Self { directory, seen, _server: server, address, client, tasks })
     }
 
     fn create(&self, id: &str, request: CreateTaskRequest) -> ttrpc::Result<u32> {
-        let options = Options {
-            root: self.directory.join("state").to_string_lossy().into_owned(),
-            ..Options::default()
-        };
-        let options = Any {
-            type_url: "containerd.runc.v1.Options".to_owned(),
-            value: options.write_to_bytes().unwrap(),
-            ..Any::default()
-        };
-        let bundle = self.directory.join("bundle").to_string_lossy().into_owned();
+        self.create_at(id, &self.directory.join("bundle"), request)
+    }
+
+    fn create_at(&self, id: &str, bundle: &Path, request: CreateTaskRequest) -> ttrpc::Result<u32> {
+        let options = options_of(&self.directory);
         let request = CreateTaskRequest {
             id: id.to_owned(),
-            bundle,
+            bundle: bundle.to_string_lossy().into_owned(),
             options: MessageField::some(options),
             ..request
         };
@@ -181,9 +188,22 @@ impl Lab {
     }
 }
 
+/// The state of a test's containers is in its own directory.
+fn options_of(directory: &Path) -> Any {
+    let options = Options {
+        root: directory.join("state").to_string_lossy().into_owned(),
+        ..Options::default()
+    };
+    Any {
+        type_url: "containerd.runc.v1.Options".to_owned(),
+        value: options.write_to_bytes().unwrap(),
+        ..Any::default()
+    }
+}
+
 fn shim(directory: &Path, id: &str) -> Command {
     let mut command = Command::new(SHIM);
-    command.current_dir(directory.join("bundle")).stdin(Stdio::null());
+    command.current_dir(directory.join("bundle"));
     command.args(["-namespace", "bulkhead-test", "-address", "/run/nobody.sock", "-id", id]);
     command.args(["-publish-binary", "/bin/false"]);
     command
@@ -372,4 +392,183 @@ fn both_names_of_the_service_answer() {
     lab.create("names", CreateTaskRequest::new()).unwrap();
     lab.delete("names", "").unwrap();
     lab.shut_down(&["create", "exit names 137", "delete"]);
+}
+
+/// Open descriptors and threads of a process.
+fn held(pid: u32) -> (usize, usize) {
+    let count = |name: &str| fs::read_dir(format!("/proc/{pid}/{name}")).unwrap().count();
+    (count("fd"), count("task"))
+}
+
+#[test]
+fn a_thousand_execs_leave_nothing_in_the_shim() {
+    let Some(lab) = Lab::new("flat", &["/busybox", "sleep", "1000"]) else { return };
+    lab.create("flat", CreateTaskRequest::new()).unwrap();
+    lab.start("flat", "").unwrap();
+    let (stdin, stdout) = (lab.fifo("in"), lab.fifo("out"));
+    let _output = read(&stdout);
+    let run = |number: usize| {
+        let exec = format!("e{number}");
+        let process = json!({
+            "args": ["/busybox", "true"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+        });
+        let spec = Any { value: process.to_string().into_bytes(), ..Any::default() };
+        let request = ExecProcessRequest {
+            id: "flat".into(),
+            exec_id: exec.clone(),
+            stdin: stdin.clone(),
+            stdout: stdout.clone(),
+            spec: MessageField::some(spec),
+            ..Default::default()
+        };
+        lab.tasks.exec(deadline(), &request).unwrap();
+        lab.start("flat", &exec).unwrap();
+        assert_eq!(lab.wait("flat", &exec), 0);
+        assert_eq!(lab.delete("flat", &exec).unwrap(), 0);
+    };
+    let shim = lab.tasks.connect(deadline(), &ConnectRequest::new()).unwrap().shim_pid;
+    (0..20).for_each(run);
+    let before = held(shim);
+    (20..1020).for_each(run);
+    let after = held(shim);
+    // Idle threads of the server come and go, by two.
+    assert!(after.0 <= before.0 && after.1 <= before.1 + 2, "{before:?} {after:?}");
+    lab.kill("flat", "", 9).unwrap();
+    lab.wait("flat", "");
+    lab.delete("flat", "").unwrap();
+    let mut events = vec!["create".to_owned(), "start".to_owned()];
+    for number in 0..1020 {
+        let exit = format!("exit e{number} 0");
+        events.extend(["exec-added".to_owned(), "exec-started".to_owned(), exit]);
+    }
+    events.extend(["exit flat 137".to_owned(), "delete".to_owned()]);
+    lab.shut_down(&events.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+#[test]
+fn many_who_wait_and_a_slow_create_hold_up_nobody() {
+    let Some(lab) = Lab::new("slow", &["/busybox", "sleep", "1000"]) else { return };
+    lab.create("slow", CreateTaskRequest::new()).unwrap();
+    lab.start("slow", "").unwrap();
+    let shim = lab.tasks.connect(deadline(), &ConnectRequest::new()).unwrap().shim_pid;
+    let threads = held(shim).1;
+    // A second bundle, whose hook takes its time.
+    let bundle = lab.directory.join("second");
+    let rootfs = bundle.join("rootfs");
+    fs::create_dir_all(&rootfs).unwrap();
+    fs::create_dir(rootfs.join("proc")).unwrap();
+    fs::copy(BUSYBOX, rootfs.join("busybox")).unwrap();
+    let mut config = configuration("slow-second", &["/busybox", "true"]);
+    let hook = json!({"path": BUSYBOX, "args": ["busybox", "sleep", "2"]});
+    config["hooks"] = json!({ "createRuntime": [hook] });
+    fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = Client::connect(&lab.address).unwrap();
+        for _ in 0..30 {
+            let tasks = TaskClient::new(waiting.clone());
+            scope.spawn(move || {
+                let request = WaitRequest { id: "slow".into(), ..Default::default() };
+                let _ =
+                    tasks.wait(with_timeout(Duration::from_secs(2).as_nanos() as i64), &request);
+            });
+        }
+        let slow = scope.spawn(|| lab.create_at("second", &bundle, CreateTaskRequest::new()));
+        let began = Instant::now();
+        while !lab.directory.join("state/bulkhead-test/second").exists() {
+            assert!(began.elapsed() < Duration::from_secs(5));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let began = Instant::now();
+        assert_eq!(lab.status("slow", ""), Status::RUNNING);
+        lab.exec("slow", "e", &["/busybox", "true"], "").unwrap();
+        lab.start("slow", "e").unwrap();
+        assert_eq!(lab.wait("slow", "e"), 0);
+        lab.delete("slow", "e").unwrap();
+        assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+        assert!(!slow.is_finished(), "the hook sleeps still");
+        slow.join().unwrap().unwrap();
+    });
+    lab.delete("second", "").unwrap();
+    // The client that waited is gone, and so are the threads that waited for it.
+    let limit = Instant::now() + Duration::from_secs(10);
+    while held(shim).1 > threads + 2 {
+        assert!(Instant::now() < limit, "{} threads, once {threads}", held(shim).1);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    lab.kill("slow", "", 9).unwrap();
+    lab.wait("slow", "");
+    lab.delete("slow", "").unwrap();
+    lab.shut_down(&[
+        "create",
+        "start",
+        "exec-added",
+        "exec-started",
+        "exit e 0",
+        "create",
+        "exit second 137",
+        "delete",
+        "exit slow 137",
+        "delete",
+    ]);
+}
+
+#[test]
+fn a_full_state_directory_is_an_error_and_leaves_nothing() {
+    let Some(lab) = Lab::new("full", &["/busybox", "true"]) else { return };
+    // A file in the place of the directory: what a full disk does, without one.
+    let state = lab.directory.join("state");
+    fs::write(&state, "").unwrap();
+    let Err(ttrpc::Error::RpcStatus(status)) = lab.create("full", CreateTaskRequest::new()) else {
+        panic!()
+    };
+    assert!(status.message.contains("state directory"), "{}", status.message);
+    fs::remove_file(&state).unwrap();
+    lab.create("full", CreateTaskRequest::new()).unwrap();
+    lab.delete("full", "").unwrap();
+    lab.shut_down(&["create", "exit full 137", "delete"]);
+}
+
+#[test]
+fn the_life_of_a_sandbox() {
+    let Some(lab) = Lab::new("sandbox", &["/busybox", "sleep", "1000"]) else { return };
+    let sandboxes = SandboxClient::new(lab.client.clone());
+    let named = |bundle: &str| CreateSandboxRequest {
+        sandbox_id: "sandbox".into(),
+        bundle_path: lab.directory.join(bundle).to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    fs::create_dir(lab.directory.join("empty")).unwrap();
+    let refused = sandboxes.create_sandbox(deadline(), &named("empty"));
+    assert_eq!(code(refused), Code::FAILED_PRECONDITION);
+    sandboxes.create_sandbox(deadline(), &named("bundle")).unwrap();
+    let id = || "sandbox".to_owned();
+    let start = StartSandboxRequest { sandbox_id: id(), ..Default::default() };
+    let started = sandboxes.start_sandbox(deadline(), &start).unwrap();
+    assert!(started.pid > 0 && started.created_at.is_some());
+    let platform = sandboxes.platform(deadline(), &PlatformRequest::new()).unwrap();
+    assert_eq!(platform.platform.os, "linux");
+    let ping = PingRequest { sandbox_id: id(), ..Default::default() };
+    sandboxes.ping_sandbox(deadline(), &ping).unwrap();
+    let status = SandboxStatusRequest { sandbox_id: id(), ..Default::default() };
+    let ready = sandboxes.sandbox_status(deadline(), &status).unwrap();
+    assert_eq!((ready.state.as_str(), ready.pid), ("SANDBOX_READY", started.pid));
+    let metrics = SandboxMetricsRequest { sandbox_id: id(), ..Default::default() };
+    let metrics = sandboxes.sandbox_metrics(deadline(), &metrics).unwrap().metrics.unwrap();
+    assert!(metrics.data.type_url.starts_with("io.containerd.cgroups.v"));
+    // Its program is pid 1 and takes no notice of SIGTERM: it is killed after its grace.
+    let stop = StopSandboxRequest { sandbox_id: id(), timeout_secs: 1, ..Default::default() };
+    sandboxes.stop_sandbox(deadline(), &stop).unwrap();
+    let wait = WaitSandboxRequest { sandbox_id: id(), ..Default::default() };
+    assert_eq!(sandboxes.wait_sandbox(deadline(), &wait).unwrap().exit_status, 137);
+    let ended = sandboxes.sandbox_status(deadline(), &status).unwrap();
+    assert_eq!(ended.state, "SANDBOX_NOTREADY");
+    let shutdown = ShutdownSandboxRequest { sandbox_id: id(), ..Default::default() };
+    sandboxes.shutdown_sandbox(deadline(), &shutdown).unwrap();
+    let limit = Instant::now() + Duration::from_secs(10);
+    while lab.seen.0.lock().unwrap().len() < 4 {
+        assert!(Instant::now() < limit);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(*lab.seen.0.lock().unwrap(), ["create", "start", "exit sandbox 137", "delete"]);
+    fs::remove_dir_all(&lab.directory).unwrap();
 }
