@@ -49,6 +49,7 @@ fn run(listener: OwnedFd, path: &Path, launch: Launch, log: &Log) -> runtime::Re
     runtime::keep_child_statuses()?;
     // Before the first thread, and before signals are blocked: its workers inherit the mask.
     let spawner = Spawner::start()?;
+    socket::take_over(&listener)?;
     let signals = signals()?;
     nix::sys::prctl::set_child_subreaper(true)
         .call("prctl(PR_SET_CHILD_SUBREAPER)")

@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::ttrpc::security_extension::{
     AcceptHook, ConnectionData, HookError, HookOutput,
@@ -22,16 +23,22 @@ use containerd_shim_protos::ttrpc::security_extension::{
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, getsockopt, socket,
+};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::geteuid;
-use runtime::{Call, Context, Error, ErrorKind, Result, quote};
+use runtime::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use sha2::{Digest, Sha256};
 
 /// Where containerd's own shims have theirs.
 const DIRECTORY: &str = "/run/containerd/s";
 
 const SCHEME: &str = "unix://";
+
+/// How long the end of a process that exits is waited for.
+const DYING: Duration = Duration::from_secs(1);
 
 /// `sun_path` holds 108 bytes, one of them the NUL; Go's dialer wants one more.
 const MAX_PATH: usize = 106;
@@ -104,6 +111,14 @@ pub fn listen(path: &Path) -> Result<Option<OwnedFd>> {
     Ok(Some(listener.into()))
 }
 
+/// Makes this process the one whom clients see at the other end: the kernel notes the caller of
+/// listen(2), and that was the process that made the socket and has ended since.
+pub fn take_over(listener: &OwnedFd) -> Result<()> {
+    nix::sys::socket::listen(listener, Backlog::MAXALLOWABLE)
+        .call("listen")
+        .context("listen at", "the shim's socket")
+}
+
 /// Removes a socket that this process listens at, before it stops to.
 pub fn remove(path: &Path) -> Result<()> {
     match Lock::of(parent(path), Missing::Leave)? {
@@ -139,18 +154,42 @@ fn parent(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
-/// Whether somebody listens at `path`. One who is too busy to accept does.
+/// Whether somebody listens at `path`. One who is too busy to accept does; one who is about to end does
+/// not, and is waited for: a killed shim's connections are closed milliseconds before its socket, which
+/// is all the time that containerd takes to call `delete`.
 fn answers(path: &Path) -> Result<bool> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let attempt = || {
-        let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).call("socket")?;
-        match connect(socket.as_raw_fd(), &UnixAddr::new(path).call("connect")?) {
-            Ok(()) | Err(Errno::EAGAIN) => Ok(true),
-            Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(false),
-            Err(errno) => Err(errno).call("connect"),
+    let deadline = Instant::now() + DYING;
+    loop {
+        match listener(path).context("look for a shim at", quote(path))? {
+            None => return Ok(false),
+            Some(pid) if is_exiting(pid) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Some(_) => return Ok(true),
         }
-    };
-    attempt().context("look for a shim at", quote(path))
+    }
+}
+
+/// Who listens at `path`; 0 when nobody knows.
+fn listener(path: &Path) -> Result<Option<i32>, Failure> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None).call("socket")?;
+    match connect(socket.as_raw_fd(), &UnixAddr::new(path).call("connect")?) {
+        Ok(()) => Ok(Some(getsockopt(&socket, PeerCredentials).map_or(0, |peer| peer.pid()))),
+        Err(Errno::EAGAIN) => Ok(Some(0)),
+        Err(Errno::ENOENT | Errno::ECONNREFUSED) => Ok(None),
+        Err(errno) => Err(errno).call("connect"),
+    }
+}
+
+/// Whether a process has begun to exit: `PF_EXITING` in field 9 of its stat file, proc_pid_stat(5).
+fn is_exiting(pid: i32) -> bool {
+    const PF_EXITING: u64 = 4;
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    // The name before it may hold anything.
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields.split(' '));
+    let flags = fields.and_then(|mut fields| fields.nth(6)).and_then(|flags| flags.parse().ok());
+    flags.is_some_and(|flags: u64| flags & PF_EXITING != 0)
 }
 
 /// Removes a socket, and nothing else.
