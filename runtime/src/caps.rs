@@ -33,6 +33,9 @@ pub(crate) const KILL: u64 = 1 << 5;
 /// The capability that installs a filter without `no_new_privs`, as a mask.
 pub(crate) const SYS_ADMIN: u64 = 1 << 21;
 
+/// Reads the kernel log where the host restricts that.
+pub(crate) const SYSLOG: u64 = 1 << 34;
+
 /// The capability that looks into processes that are not dumpable, as a mask.
 pub(crate) const SYS_PTRACE: u64 = 1 << 19;
 

@@ -60,3 +60,4 @@ pub use seal::protect_own_binary;
 pub use spec::{Config, load_config, load_process, load_resources, parse_config, parse_process};
 pub use timestamp::{rfc3339, rfc3339_nano};
 pub use tty::{Terminal, copy_size, send_terminal, set_size};
+pub use watcher::confine_server;

@@ -6,11 +6,14 @@
 //! users own, and a list of system calls without any that execute, mount, trace, join namespaces or make
 //! memory executable. Poststop hooks run with the caller's power: where a container has some, the filter
 //! is left out, and root gets its capabilities back when it executes them (capabilities(7)).
+//!
+//! A shim stays as well, beside all containers of a pod, and leaves their making to workers that it does
+//! not fork itself. It gives up all that only they need.
 
 use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::{
-    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompBuilder,
+    LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompBuilder,
     LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
 };
 
@@ -27,6 +30,9 @@ pub(crate) enum Duties {
     Files(Vec<OwnedFd>),
     /// To run hooks as well.
     Hooks,
+    /// To serve the callers of many containers, and have others make and delete them: a shim, whose
+    /// calls its libraries choose. So it is said what it may *not* do.
+    Serve,
 }
 
 /// Every call of the watcher, and those that the C library makes for them on one kernel or another.
@@ -132,6 +138,63 @@ const CALLS: [&str; 94] = [
     "sched_yield",
 ];
 
+/// What a process needs to make containers, or to take others over, and none to serve them.
+const MAKING: [&str; 48] = [
+    // Programs.
+    "execve",
+    "execveat",
+    // Namespaces and mounts.
+    "chroot",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "open_by_handle_at",
+    "open_tree",
+    "pivot_root",
+    "setns",
+    "umount2",
+    "unshare",
+    "mknod",
+    "mknodat",
+    // Other processes.
+    "kcmp",
+    "perf_event_open",
+    "pidfd_getfd",
+    "process_madvise",
+    "process_vm_readv",
+    "process_vm_writev",
+    "ptrace",
+    // Identity.
+    "setfsgid",
+    "setfsuid",
+    "setgid",
+    "setgroups",
+    "setregid",
+    "setresgid",
+    "setresuid",
+    "setreuid",
+    "setuid",
+    // The kernel.
+    "acct",
+    "add_key",
+    "bpf",
+    "delete_module",
+    "finit_module",
+    "init_module",
+    "io_uring_setup",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "reboot",
+    "request_key",
+    "swapon",
+    "userfaultfd",
+];
+
 /// Memory is made, but never to be executed.
 const MEMORY: [&str; 2] = ["mmap", "mprotect"];
 
@@ -140,47 +203,93 @@ const WHAT: &str = "the process that stays beside the container";
 /// Gives up what the duties do not need, for good. What it may not do fails with EPERM or EACCES.
 pub(crate) fn confine(duties: Duties) -> Result<()> {
     let (_, permitted, _) = sys::prctl::capget().context("confine", WHAT)?;
-    let kept = permitted & (caps::KILL | caps::DAC_OVERRIDE);
+    let mut kept = permitted & (caps::KILL | caps::DAC_OVERRIDE);
     sys::prctl::ambient_clear().context("confine", WHAT)?;
-    let Duties::Files(directories) = duties else {
-        return sys::prctl::capset(kept, kept, 0).context("confine", WHAT);
+    let (profile, directories) = match duties {
+        Duties::Hooks => return sys::prctl::capset(kept, kept, 0).context("confine", WHAT),
+        Duties::Files(directories) => (watching()?, Some(directories)),
+        Duties::Serve => {
+            // For the names of whom the kernel has killed.
+            kept |= permitted & caps::SYSLOG;
+            (serving()?, None)
+        }
     };
-    let filter = seccomp::plan(&profile()?, &mut Vec::new())?;
+    let filter = seccomp::plan(&profile, &mut Vec::new())?;
     nix::sys::prctl::set_no_new_privs()
         .call("prctl(PR_SET_NO_NEW_PRIVS)")
         .context("confine", WHAT)?;
-    landlock::write_only_beneath(directories).context("confine", WHAT)?;
+    if let Some(directories) = directories {
+        landlock::write_only_beneath(directories).context("confine", WHAT)?;
+    }
     sys::prctl::capset(kept, kept, 0).context("confine", WHAT)?;
     filter.install().context("confine", WHAT).map(drop)
 }
 
-fn profile() -> Result<LinuxSeccomp> {
-    /// Of `sys/mman.h`: PROT_EXEC, in the third argument of both calls.
-    const NOT_EXECUTABLE: (usize, u64) = (2, libc::PROT_EXEC as u64);
-    let invalid = |error: oci_spec::OciSpecError| Error::invalid(WHAT, error.to_string());
-    let (index, mask) = NOT_EXECUTABLE;
-    let data = LinuxSeccompArgBuilder::default()
-        .index(index)
+/// Gives up, for good, what only the makers of containers need. For the first thread of a process that
+/// has others make them; later threads have no more power than this one.
+///
+/// # Errors
+/// The kernel refuses a part of it; the process then has what it had, or less.
+pub fn confine_server() -> Result<()> {
+    confine(Duties::Serve)
+}
+
+/// Allows what a watcher calls.
+fn watching() -> Result<LinuxSeccomp> {
+    let (allow, refuse) = (LinuxSeccompAction::ScmpActAllow, LinuxSeccompAction::ScmpActErrno);
+    let rules = vec![rule(&CALLS, allow, None)?, rule(&MEMORY, allow, Some(executable(false)?))?];
+    profile(refuse, rules)
+}
+
+/// Refuses what a server does not call.
+fn serving() -> Result<LinuxSeccomp> {
+    let (allow, refuse) = (LinuxSeccompAction::ScmpActAllow, LinuxSeccompAction::ScmpActErrno);
+    let rules = vec![rule(&MAKING, refuse, None)?, rule(&MEMORY, refuse, Some(executable(true)?))?];
+    profile(allow, rules)
+}
+
+fn invalid(error: oci_spec::OciSpecError) -> Error {
+    Error::invalid(WHAT, error.to_string())
+}
+
+/// Whether the protection of new memory, the third argument of both calls, has `PROT_EXEC`.
+fn executable(is: bool) -> Result<LinuxSeccompArg> {
+    let mask = libc::PROT_EXEC as u64;
+    LinuxSeccompArgBuilder::default()
+        .index(2usize)
         .value(mask)
-        .value_two(0u64)
+        .value_two(if is { mask } else { 0 })
         .op(LinuxSeccompOperator::ScmpCmpMaskedEq)
         .build()
-        .map_err(invalid)?;
-    let rule = |names: &[&str]| {
-        LinuxSyscallBuilder::default()
-            .names(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())
-            .action(LinuxSeccompAction::ScmpActAllow)
-    };
-    let rules: Vec<LinuxSyscall> = vec![
-        rule(&CALLS).build().map_err(invalid)?,
-        rule(&MEMORY).args([data]).build().map_err(invalid)?,
-    ];
-    LinuxSeccompBuilder::default()
-        .default_action(LinuxSeccompAction::ScmpActErrno)
-        .default_errno_ret(libc::EPERM as u32)
-        .syscalls(rules)
-        .build()
         .map_err(invalid)
+}
+
+fn rule(
+    names: &[&str],
+    action: LinuxSeccompAction,
+    condition: Option<LinuxSeccompArg>,
+) -> Result<LinuxSyscall> {
+    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+    let rule = LinuxSyscallBuilder::default().names(names).action(action);
+    let rule = if action == LinuxSeccompAction::ScmpActErrno {
+        rule.errno_ret(libc::EPERM as u32)
+    } else {
+        rule
+    };
+    match condition {
+        Some(condition) => rule.args([condition]).build().map_err(invalid),
+        None => rule.build().map_err(invalid),
+    }
+}
+
+fn profile(default: LinuxSeccompAction, rules: Vec<LinuxSyscall>) -> Result<LinuxSeccomp> {
+    let builder = LinuxSeccompBuilder::default().default_action(default).syscalls(rules);
+    let builder = if default == LinuxSeccompAction::ScmpActErrno {
+        builder.default_errno_ret(libc::EPERM as u32)
+    } else {
+        builder
+    };
+    builder.build().map_err(invalid)
 }
 
 #[cfg(test)]

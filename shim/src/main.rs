@@ -16,6 +16,7 @@ mod group;
 mod info;
 mod input;
 mod log;
+mod logger;
 mod metrics;
 mod options;
 mod pod;

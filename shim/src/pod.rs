@@ -227,9 +227,13 @@ impl Pod {
     /// Makes a process: opens its streams, has a worker make it, and knows it by its pid from then on.
     /// Its exit is held back; the caller releases it.
     fn bear(&self, process: &Arc<Process>, request: &Request) -> ttrpc::Result<()> {
-        let owner = Owner { namespace: &self.namespace, container: &process.container };
-        let streams = stdio::open(&process.streams, owner, &self.inputs)
-            .map_err(|error| code::answer(&error))?;
+        let owner = Owner {
+            namespace: &self.namespace,
+            container: &process.container,
+            inputs: &self.inputs,
+            spawner: &self.spawner,
+        };
+        let streams = stdio::open(&process.streams, owner).map_err(|error| code::answer(&error))?;
         process.state().hold();
         self.table().births += 1;
         let [stdin, stdout, stderr] = &streams.given;

@@ -55,6 +55,9 @@ fn run(listener: OwnedFd, path: &Path, launch: Launch, log: &Log) -> runtime::Re
         .call("prctl(PR_SET_CHILD_SUBREAPER)")
         .context("adopt", "orphans")?;
     let address = launch.ttrpc_address.clone();
+    // The workers have the power that containers take; this process, to which their terminals speak and
+    // clients talk, has little. Threads inherit that.
+    runtime::confine_server()?;
     let publisher = Publisher::new(address, launch.namespace.clone(), log.clone())?;
     let events = Events::new(publisher);
     let inputs = Inputs::new()?;

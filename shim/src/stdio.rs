@@ -12,25 +12,17 @@
 //!
 //! With a terminal the FIFOs belong to the relay, see [`crate::terminal`].
 
-use std::ffi::CString;
 use std::fs::{File, OpenOptions};
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
-use nix::poll::{PollFd, PollFlags};
-use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
-use nix::sys::signal::SigSet;
-use nix::unistd::pipe2;
 use runtime::{Call, Context, Error, ErrorKind, quote};
 
+use crate::logger;
+use crate::spawner::Spawner;
 use crate::stdin::{Held, Inputs};
-
-/// How long a logging program may take until it is ready.
-const LOGGER_DEADLINE: u16 = 10_000; // milliseconds
 
 /// What a request says of a process' streams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,13 +73,17 @@ impl Kept {
     }
 }
 
-/// Whose logs a logging program gets.
+/// Whose streams are opened, and what that takes.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
     /// containerd's namespace.
     pub namespace: &'a str,
     /// The container.
     pub container: &'a str,
+    /// Keeps standard inputs from ending.
+    pub inputs: &'a Inputs,
+    /// Starts logging programs.
+    pub spawner: &'a Spawner,
 }
 
 /// Where a stream goes.
@@ -143,11 +139,11 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Opens the streams of a process; `inputs` keeps its standard input from ending.
+/// Opens the streams of a process.
 ///
 /// # Errors
 /// Names the stream that cannot be opened.
-pub fn open(named: &Named, owner: Owner<'_>, inputs: &Inputs) -> runtime::Result<Streams> {
+pub fn open(named: &Named, owner: Owner<'_>) -> runtime::Result<Streams> {
     if named.terminal {
         let relayed = Relayed { input: input_fifo(&named.stdin)?, output: output(named, owner)? };
         let kept = Kept { relayed: Some(relayed), ..Kept::default() };
@@ -157,7 +153,7 @@ pub fn open(named: &Named, owner: Owner<'_>, inputs: &Inputs) -> runtime::Result
     let stdin = match place(&named.stdin)? {
         Place::Nowhere => null()?,
         Place::Path(path) if is_fifo(&path) => {
-            let (reader, held) = inputs.hold(&path, || {
+            let (reader, held) = owner.inputs.hold(&path, || {
                 // For reading first: without a reader the end to write to cannot be opened.
                 let mut options = OpenOptions::new();
                 let reader = opened(&path, options.read(true).custom_flags(O_NONBLOCK))?;
@@ -176,7 +172,7 @@ pub fn open(named: &Named, owner: Owner<'_>, inputs: &Inputs) -> runtime::Result
         }
     };
     if let Place::Program(path, args) = place(&named.stdout)? {
-        let [stdout, stderr] = logger(&path, &args, owner)?;
+        let [stdout, stderr] = logger::start(&path, args, owner)?;
         return Ok(Streams { given: [stdin, stdout, stderr], kept });
     }
     let stdout = sink(&named.stdout, &mut kept)?;
@@ -218,7 +214,7 @@ fn output(named: &Named, owner: Owner<'_>) -> runtime::Result<Option<OwnedFd>> {
         }
         Place::Path(path) | Place::File(path) => file(&path).map(Some),
         Place::Program(path, args) => {
-            let [stdout, _] = logger(&path, &args, owner)?;
+            let [stdout, _] = logger::start(&path, args, owner)?;
             Ok(Some(stdout))
         }
     }
@@ -270,81 +266,6 @@ fn blocking(fd: &OwnedFd) -> runtime::Result<()> {
         .call("fcntl")
         .context("set up", "standard input")
         .map(drop)
-}
-
-/// Starts a logging program and returns the ends of its pipes for standard output and error. The
-/// program has them as descriptors 3 and 4, and closes 5 when it is ready.
-fn logger(path: &Path, args: &[String], owner: Owner<'_>) -> runtime::Result<[OwnedFd; 2]> {
-    let subject = format!("logging program {}", quote(path));
-    let start = || -> Result<_, runtime::Failure> {
-        let pipe = || pipe2(nix::fcntl::OFlag::O_CLOEXEC).call("pipe2");
-        let (stdout, stdout_end) = pipe()?;
-        let (stderr, stderr_end) = pipe()?;
-        let (ready, ready_end) = pipe()?;
-        spawn(path, args, owner, [stdout.as_fd(), stderr.as_fd(), ready_end.as_fd()])?;
-        drop(ready_end);
-        let mut polled = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
-        let heard = nix::poll::poll(&mut polled, LOGGER_DEADLINE).call("poll")?;
-        Ok((heard != 0, File::from(ready), [stdout_end, stderr_end]))
-    };
-    let (heard, mut ready, ends) = start().context("start", &subject)?;
-    if !heard {
-        let reason = "was not ready within 10 s (it has to close descriptor 5)";
-        return Err(Error::new(ErrorKind::System, "start", subject, reason));
-    }
-    // End of file or a byte: both say that it runs.
-    let _ = ready.read(&mut [0]);
-    Ok(ends)
-}
-
-fn spawn(
-    path: &Path,
-    args: &[String],
-    owner: Owner<'_>,
-    fds: [BorrowedFd<'_>; 3],
-) -> Result<(), runtime::Failure> {
-    let c_string = |text: &[u8]| CString::new(text).map_err(|_| nix::errno::Errno::EINVAL);
-    let program = c_string(path.as_os_str().as_bytes()).call("posix_spawn")?;
-    let mut argv = vec![program.clone()];
-    for arg in args {
-        argv.push(c_string(arg.as_bytes()).call("posix_spawn")?);
-    }
-    let variables = [
-        format!("CONTAINER_ID={}", owner.container),
-        format!("CONTAINER_NAMESPACE={}", owner.namespace),
-        format!("PATH={}", std::env::var("PATH").unwrap_or_default()),
-    ];
-    let mut env = Vec::new();
-    for variable in &variables {
-        env.push(c_string(variable.as_bytes()).call("posix_spawn")?);
-    }
-    // First out of the way of the numbers that they are to have.
-    let mut high = Vec::new();
-    for fd in fds {
-        use nix::fcntl::{FcntlArg, fcntl};
-        let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(16)).call("fcntl")?;
-        high.push(number);
-    }
-    let spawned = (|| {
-        let mut actions = PosixSpawnFileActions::init().call("posix_spawn")?;
-        for (target, &number) in (3..).zip(&high) {
-            actions.add_dup2(number, target).call("posix_spawn")?;
-        }
-        let mut attributes = PosixSpawnAttr::init().call("posix_spawn")?;
-        let flags = PosixSpawnFlags::POSIX_SPAWN_SETSIGDEF
-            | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK
-            | PosixSpawnFlags::POSIX_SPAWN_SETPGROUP;
-        attributes.set_flags(flags).call("posix_spawn")?;
-        attributes.set_sigdefault(&SigSet::all()).call("posix_spawn")?;
-        attributes.set_sigmask(&SigSet::empty()).call("posix_spawn")?;
-        posix_spawn(program.as_c_str(), &actions, &attributes, &argv, &env)
-            .call("posix_spawn")
-            .map(drop)
-    })();
-    for number in high {
-        let _ = nix::unistd::close(number);
-    }
-    spawned
 }
 
 #[cfg(test)]

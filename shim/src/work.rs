@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::code;
 use crate::delete::PID_FILE;
+use crate::logger::Logger;
 use crate::rootfs::{self, Mount};
 
 /// A request of the shim's.
@@ -32,6 +33,8 @@ pub enum Request {
     Exec(Exec),
     /// Kills and deletes a container, and unmounts its root file system.
     Delete(Delete),
+    /// Starts a program that takes a process' output.
+    Logger(Logger),
 }
 
 /// A container: its state root and id.
@@ -188,6 +191,7 @@ fn perform(request: Request, warnings: &mut Vec<String>) -> runtime::Result<Opti
         }
         Request::Exec(request) => exec(&request, warnings).map(Some),
         Request::Delete(request) => delete(&request, warnings).map(|()| None),
+        Request::Logger(request) => request.spawn().map(|()| None),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -94,7 +94,7 @@ impl Lab {
             .unwrap()
             .register_service(create_events(Arc::new(seen.clone())));
         server.start().unwrap();
-        let mut start = shim(&directory, name);
+        let mut start = shim_command(&directory, name);
         start.env("TTRPC_ADDRESS", &address).arg("start");
         // The options, as a file: that is a standard input which ends.
         let options = directory.join("options");
@@ -201,7 +201,7 @@ fn options_of(directory: &Path) -> Any {
     }
 }
 
-fn shim(directory: &Path, id: &str) -> Command {
+fn shim_command(directory: &Path, id: &str) -> Command {
     let mut command = Command::new(SHIM);
     command.current_dir(directory.join("bundle"));
     command.args(["-namespace", "bulkhead-test", "-address", "/run/nobody.sock", "-id", id]);
@@ -571,4 +571,93 @@ fn the_life_of_a_sandbox() {
     }
     assert_eq!(*lab.seen.0.lock().unwrap(), ["create", "start", "exit sandbox 137", "delete"]);
     fs::remove_dir_all(&lab.directory).unwrap();
+}
+
+#[test]
+fn a_program_takes_the_output() {
+    let args = ["/busybox", "sh", "-c", "echo out; echo err >&2"];
+    let Some(lab) = Lab::new("logger", &args) else { return };
+    let script = lab.directory.join("logger.sh");
+    let log = lab.directory.join("log.txt");
+    let text = format!(
+        "#!/bin/sh\nexec 5>&-\n(cat <&3; cat <&4; echo $CONTAINER_NAMESPACE/$CONTAINER_ID $*) >{0}.new\n\
+         mv {0}.new {0}\n",
+        log.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let uri = format!("binary://{}?key=value", script.display());
+    let request = CreateTaskRequest {
+        stdout: uri.clone(),
+        stderr: uri.clone(),
+        ..CreateTaskRequest::default()
+    };
+    lab.create("logger", request).unwrap();
+    lab.start("logger", "").unwrap();
+    assert_eq!(lab.wait("logger", ""), 0);
+    lab.delete("logger", "").unwrap();
+    let limit = Instant::now() + Duration::from_secs(10);
+    while !log.exists() {
+        assert!(Instant::now() < limit, "the program has not written its log");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let text = fs::read_to_string(&log).unwrap();
+    assert_eq!(text, "out\nerr\nbulkhead-test/logger key value\n");
+    let missing = CreateTaskRequest {
+        stdout: "binary:///no/such/program".into(),
+        ..CreateTaskRequest::default()
+    };
+    let Err(ttrpc::Error::RpcStatus(status)) = lab.create("logger", missing) else { panic!() };
+    assert!(status.message.contains("no such file or directory"), "{}", status.message);
+    lab.shut_down(&["create", "start", "exit logger 0", "delete"]);
+}
+
+#[test]
+fn the_shim_has_little_power_and_its_spawner_dies_with_it() {
+    let Some(lab) = Lab::new("power", &["/busybox", "sleep", "1000"]) else { return };
+    lab.create("power", CreateTaskRequest::new()).unwrap();
+    lab.start("power", "").unwrap();
+    let shim = lab.tasks.connect(deadline(), &ConnectRequest::new()).unwrap().shim_pid;
+    for thread in fs::read_dir(format!("/proc/{shim}/task")).unwrap() {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().to_owned()
+        };
+        let capabilities = u64::from_str_radix(&field("CapPrm:"), 16).unwrap();
+        // CAP_DAC_OVERRIDE, CAP_KILL, CAP_SYSLOG.
+        assert_eq!(capabilities & !(1 << 1 | 1 << 5 | 1 << 34), 0, "{}: {status}", field("Name:"));
+        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()));
+    }
+    let spawner = children(shim).into_iter().find(|pid| name_of(*pid) == "shim-spawner").unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(shim as i32),
+        nix::sys::signal::Signal::SIGKILL,
+    )
+    .unwrap();
+    let limit = Instant::now() + Duration::from_secs(10);
+    while name_of(spawner) == "shim-spawner" {
+        assert!(Instant::now() < limit, "the spawner lives on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let out = shim_command(&lab.directory, "power").arg("delete").output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(fs::read_dir(lab.directory.join("state/bulkhead-test")).unwrap().count(), 0);
+    fs::remove_dir_all(&lab.directory).unwrap();
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let lists = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("children")));
+    let all: String = lists.map(|list| list.unwrap() + " ").collect();
+    all.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// The name of a process that has not ended; empty for others.
+fn name_of(pid: u32) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    if status.contains("State:\tZ") {
+        return String::new();
+    }
+    status.lines().next().and_then(|line| line.split_whitespace().nth(1)).unwrap_or("").to_owned()
 }
