@@ -94,13 +94,17 @@ fn mounts() -> BTreeSet<String> {
         let mut fields = line.split(' ');
         Some(format!("mount {} {}", fields.next()?, fields.nth(3)?))
     };
-    table.lines().filter_map(point).collect()
+    // Docker's own network namespace of the host: once made, it stays for the next container.
+    let others = table.lines().filter(|line| !line.contains("/netns/default "));
+    others.filter_map(point).collect()
 }
 
 /// The cgroups below this client's own.
 fn cgroups(stage: &Stage) -> BTreeSet<String> {
     let named = cgroups::named(&stage.word);
-    let below = named.iter().filter(|path| !path.ends_with(&stage.word));
+    // BuildKit's containers are one level deeper, and nobody but their runtime removes that level.
+    let shared = |path: &Path| path.ends_with(&stage.word) || path.ends_with("buildkit");
+    let below = named.iter().filter(|path| !shared(path));
     below.map(|path| format!("cgroup {}", path.display())).collect()
 }
 

@@ -3,9 +3,10 @@
 use crate::scenario::Client;
 
 mod containerd;
+mod docker;
 
 /// All clients, in the order of lists and results.
-pub const ALL: [&Client; 1] = [&containerd::CLIENT];
+pub const ALL: [&Client; 3] = [&containerd::CLIENT, &docker::CLIENT, &docker::REMAPPED];
 
 /// The line that names a scenario.
 pub fn title(client: usize, index: usize) -> String {

@@ -157,13 +157,12 @@ fn log_file(stage: &Stage) -> Res {
 fn terminal(stage: &Stage) -> Res {
     let (mut ours, theirs) = Terminal::open((101, 37))?;
     let line = "tty; echo ready; while :; do \
-                case $(stty size) in '33 90') echo now 33 90; exit 5;; esac; sleep 0.02; done";
+                case $(stty size 2>/dev/null) in '33 90') echo now 33 90; exit 5;; esac; sleep 0.02; done";
     let cmd = run(stage, &id(stage), &["--rm", "--tty"], &["sh", "-c", line]);
     let running = cmd.on_terminal(theirs).spawn()?;
     ours.until(stage, "/dev/pts/0")?;
     ours.until(stage, "ready")?;
-    ours.resize((90, 33))?;
-    ours.until(stage, "now 33 90")?;
+    ours.resize_until(stage, (90, 33), "now 33 90")?;
     eq("exit code", &running.wait(stage)?.code, &Some(5))
 }
 
