@@ -94,16 +94,19 @@ fn mounts() -> BTreeSet<String> {
         let mut fields = line.split(' ');
         Some(format!("mount {} {}", fields.next()?, fields.nth(3)?))
     };
-    // Docker's own network namespace of the host: once made, it stays for the next container.
-    let others = table.lines().filter(|line| !line.contains("/netns/default "));
+    // Docker's own network namespace of the host, and the place of Podman's layers, stay once they are made.
+    let stays = |line: &str| line.contains("/netns/default ") || line.contains("/podman/root/overlay ");
+    let others = table.lines().filter(|line| !stays(line));
     others.filter_map(point).collect()
 }
 
 /// The cgroups below this client's own.
 fn cgroups(stage: &Stage) -> BTreeSet<String> {
     let named = cgroups::named(&stage.word);
-    // BuildKit's containers are one level deeper, and nobody but their runtime removes that level.
-    let shared = |path: &Path| path.ends_with(&stage.word) || path.ends_with("buildkit");
+    // BuildKit's containers are one level deeper, Podman's monitors beside the containers; nobody but a
+    // runtime would remove these levels.
+    let names = [stage.word.as_str(), "buildkit", "conmon"];
+    let shared = |path: &Path| names.iter().any(|name| path.ends_with(name));
     let below = named.iter().filter(|path| !shared(path));
     below.map(|path| format!("cgroup {}", path.display())).collect()
 }

@@ -185,8 +185,8 @@ pub struct Cmd<'s> {
 
 impl Cmd<'_> {
     /// More words.
-    pub fn args(mut self, words: &[&str]) -> Self {
-        self.words.extend(words.iter().map(|word| (*word).to_owned()));
+    pub fn args(mut self, words: &[impl AsRef<str>]) -> Self {
+        self.words.extend(words.iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
