@@ -242,7 +242,7 @@ fn limits(stage: &Stage) -> Res {
 fn user_namespace(stage: &Stage) -> Res {
     let maps = ["--userns-uid-map", "0:100000:65536", "--userns-gid-map", "0:100000:65536"];
     let name = from(stage, &maps)?;
-    let line = "id -u; awk '{print $2}' /proc/self/uid_map; touch /x && echo wrote";
+    let line = "id -u; awk '{print $2}' /proc/self/uid_map; touch /tmp/x && echo wrote";
     let output = run(stage, &name, &[], &["sh", "-c", line]).output()?;
     eq(&output.err.clone(), &output.out.as_str(), &"0\n100000\nwrote\n")
 }

@@ -33,7 +33,7 @@ fn refused(stage: &Stage, options: &[&str], command: &[&str], words: &str) -> Re
     let output = run(stage, &id, &all, command).output()?;
     ensure(output.code != Some(0), "run ended well")?;
     has("message", &output.err, words)?;
-    eq("task", &task(stage, &id)?, &None)
+    eq(&format!("task ({})", output.err.trim()), &task(stage, &id)?, &None)
 }
 
 fn missing(stage: &Stage) -> Res {
