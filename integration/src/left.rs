@@ -95,7 +95,8 @@ fn mounts() -> BTreeSet<String> {
         Some(format!("mount {} {}", fields.next()?, fields.nth(3)?))
     };
     // Docker's own network namespace of the host, and the place of Podman's layers, stay once they are made.
-    let stays = |line: &str| line.contains("/netns/default ") || line.contains("/podman/root/overlay ");
+    let stays =
+        |line: &str| line.contains("/netns/default ") || line.contains("/podman/root/overlay ");
     let others = table.lines().filter(|line| !stays(line));
     others.filter_map(point).collect()
 }

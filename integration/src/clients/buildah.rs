@@ -141,7 +141,8 @@ fn bud(stage: &Stage, tag: &str, steps: &str) -> Res<Output> {
 
 fn run_code(stage: &Stage) -> Res {
     let name = from(stage, &[])?;
-    let output = run(stage, &name, &[], &["sh", "-c", "echo out; echo err >&2; exit 7"]).output()?;
+    let output =
+        run(stage, &name, &[], &["sh", "-c", "echo out; echo err >&2; exit 7"]).output()?;
     eq(&output.brief(), &output.code, &Some(7))?;
     eq("stdout", &output.out.as_str(), &"out\n")?;
     has("stderr", &output.err, "err\n")?;

@@ -44,10 +44,9 @@ fn without_resource<T>(stop: Stop) -> Res<T> {
 
 /// Makes `tester` the user 1000 of this sandbox.
 fn add_user() -> Res {
-    for (file, line) in [
-        ("/etc/passwd", "tester:x:1000:1000::/:/bin/sh\n"),
-        ("/etc/group", "tester:x:1000:\n"),
-    ] {
+    for (file, line) in
+        [("/etc/passwd", "tester:x:1000:1000::/:/bin/sh\n"), ("/etc/group", "tester:x:1000:\n")]
+    {
         let others = std::fs::read_to_string(file)?;
         let others = others.lines().filter(|line| line.split(':').nth(2) != Some("1000"));
         let text: String = others.map(|line| format!("{line}\n")).collect();

@@ -169,17 +169,15 @@ fn terminal(stage: &Stage) -> Res {
 fn exec_terminal(stage: &Stage) -> Res {
     let id = sleeping(stage, &[])?;
     let (mut ours, theirs) = Terminal::open((101, 37))?;
-    let line = "tty; echo ready; read word; stty size; echo got $word; exit 6";
+    let line = "tty; echo ready; read word; echo got $word; while :; do \
+                case $(stty size 2>/dev/null) in '22 77') echo now 22 77; exit 6;; esac; sleep 0.02; done";
     let cmd = exec_cmd(stage, &id, &["--tty"], &["sh", "-c", line]);
     let running = cmd.on_terminal(theirs).spawn()?;
     ours.until(stage, "/dev/pts/0")?;
     ours.until(stage, "ready")?;
-    ours.resize((77, 22))?;
-    // The new size takes the way through client, daemon and shim, as the next word does.
-    std::thread::sleep(std::time::Duration::from_millis(300));
     ours.write("word\n")?;
-    ours.until(stage, "22 77")?;
     ours.until(stage, "got word")?;
+    ours.resize_until(stage, (77, 22), "now 22 77")?;
     eq("exit code", &running.wait(stage)?.code, &Some(6))?;
     end(stage, &id)
 }

@@ -57,7 +57,11 @@ fn exec_sync(stage: &Stage) -> Res {
     for _ in 0..5 {
         eq("exit code", &exec(stage, &id, &["true"])?.0, &0)?;
     }
-    eq("processes that are left", &exec_ok(stage, &id, "ps -o comm | grep -c sleep")?.as_str(), &"1")
+    eq(
+        "processes that are left",
+        &exec_ok(stage, &id, "ps -o comm | grep -c sleep")?.as_str(),
+        &"1",
+    )
 }
 
 fn stop(stage: &Stage) -> Res {
@@ -142,7 +146,11 @@ fn process(stage: &Stage) -> Res {
     let line = "id -u; id -G; pwd; echo $ONE; readlink /proc/1/cwd";
     let seen = exec_ok(stage, &id, line)?;
     let lines: Vec<&str> = seen.lines().collect();
-    eq("user, directory, environment", &(lines[0], &lines[2..]), &("1000", &["/data", "1", "/data"][..]))?;
+    eq(
+        "user, directory, environment",
+        &(lines[0], &lines[2..]),
+        &("1000", &["/data", "1", "/data"][..]),
+    )?;
     ensure(lines[1].split(' ').any(|group| group == "3000"), format!("groups {}", lines[1]))
 }
 
@@ -224,7 +232,8 @@ fn device(stage: &Stage) -> Res {
 
 fn terminal(stage: &Stage) -> Res {
     let pod = Pod::start(stage)?;
-    let id = pod.run(&["sh", "-c", "tty; exec sleep 1000"], |config| config.number(12, 1).number(14, 1))?;
+    let id = pod
+        .run(&["sh", "-c", "tty; exec sleep 1000"], |config| config.number(12, 1).number(14, 1))?;
     let path = status(stage, &id)?.text(15);
     stage.until("the log names the terminal", || {
         Ok(std::fs::read_to_string(&path).unwrap_or_default().contains("/dev/pts/0"))

@@ -30,8 +30,13 @@ pub const CLIENT: Client = Client {
     open,
     emptied: |stage| {
         let run = stage.dir.join("containerd/run");
-        let names = ["io.containerd.runtime.v2.task/k8s.io", "io.containerd.grpc.v1.cri/sandboxes", "io.containerd.grpc.v1.cri/containers"];
-        let mut dirs: Vec<String> = names.iter().map(|name| run.join(name).display().to_string()).collect();
+        let names = [
+            "io.containerd.runtime.v2.task/k8s.io",
+            "io.containerd.grpc.v1.cri/sandboxes",
+            "io.containerd.grpc.v1.cri/containers",
+        ];
+        let mut dirs: Vec<String> =
+            names.iter().map(|name| run.join(name).display().to_string()).collect();
         dirs.push("/run/containerd/runc/k8s.io".into());
         dirs.push("/run/netns".into());
         dirs
@@ -164,7 +169,11 @@ impl<'s> Pod<'s> {
         self.create_reply(command, change)?.ok("CreateContainer").map(|fields| fields.text(1))
     }
 
-    fn create_reply(&self, command: &[&str], change: impl FnOnce(Message) -> Message) -> Res<Reply> {
+    fn create_reply(
+        &self,
+        command: &[&str],
+        change: impl FnOnce(Message) -> Message,
+    ) -> Res<Reply> {
         let name = format!("c{}", self.stage.next());
         // A field that comes again is merged with the first: `change` can say otherwise.
         let namespaces = Message::new()

@@ -2,6 +2,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use oci_tests::cgroups;
 use oci_tests::check::{Res, ensure, eq, fail, has};
 
 use super::{Mode, Pod, ask, call, ended, exec, exec_ok, of, pod_config, status};
@@ -22,7 +23,11 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("one shim serves a pod and its containers", "F161", one_shim),
         scenario("stopping a pod ends its containers", "F148", stop_ends),
         scenario("a killed containerd finds pods and containers again", "F160", restart),
-        scenario("a killed shim: pod and containers have ended, and can be removed", "F160", killed_shim),
+        scenario(
+            "a killed shim: pod and containers have ended, and can be removed",
+            "F160",
+            killed_shim,
+        ),
         scenario("an unknown runtime handler is refused", "F147", bad_handler),
     ]
 }
@@ -53,7 +58,8 @@ fn shared(stage: &Stage) -> Res {
     let pod = Pod::start_with(stage, Mode::Pod, Message::new(), &[])?;
     let (one, two) = (pod.sleeping()?, pod.sleeping()?);
     let (first, second) = (exec_ok(stage, &one, LINE)?, exec_ok(stage, &two, LINE)?);
-    let (first, second): (Vec<&str>, Vec<&str>) = (first.lines().collect(), second.lines().collect());
+    let (first, second): (Vec<&str>, Vec<&str>) =
+        (first.lines().collect(), second.lines().collect());
     for (place, name) in ["net", "ipc", "uts"].iter().enumerate() {
         eq(name, &first.get(place), &second.get(place))?;
     }
@@ -89,7 +95,9 @@ fn network(stage: &Stage) -> Res {
     let client = Pod::start_with(stage, Mode::Pod, Message::new(), &[])?;
     let id = client.sleeping()?;
     let get = format!("wget -q -O - http://{address}/");
-    stage.until("the other pod serves", || Ok(exec(stage, &id, &["sh", "-c", &get])?.1 == "served\n"))
+    stage.until("the other pod serves", || {
+        Ok(exec(stage, &id, &["sh", "-c", &get])?.1 == "served\n")
+    })
 }
 
 fn sysctls(stage: &Stage) -> Res {
@@ -120,7 +128,10 @@ fn stop_ends(stage: &Stage) -> Res {
     ask(stage, "StopPodSandbox", &of(&pod.id))?;
     eq("exit code", &ended(stage, &id)?, &137)?;
     // A container cannot be started in a pod that is no more.
-    ensure(pod.create_reply(&["true"], |config| config)?.code != 0, "a container was created")
+    let reply = pod.create_reply(&["true"], |config| config)?;
+    let started =
+        reply.code == 0 && call(stage, "StartContainer", &of(&reply.fields.text(1)))?.code == 0;
+    ensure(!started, "a container was started")
 }
 
 fn restart(stage: &Stage) -> Res {
@@ -144,6 +155,14 @@ fn killed_shim(stage: &Stage) -> Res {
     let Some(shim) = crate::left::find_process("shim", &format!("-id {} ", pod.id)) else {
         return fail("no shim");
     };
+    if stage.newer_shim() {
+        // Nobody removes the pod's cgroup there.
+        let rest: Vec<String> = cgroups::hierarchies()
+            .iter()
+            .map(|h| format!("{}/{}/{}", h.point.display(), stage.word, pod.id))
+            .collect();
+        stage.later(&["sh", "-c", &format!("rmdir {}", rest.join(" "))]);
+    }
     kill(Pid::from_raw(shim), Signal::SIGKILL)?;
     eq("exit code", &ended(stage, &id)?, &137)
         .or_else(|_| eq("exit code", &ended(stage, &id)?, &255))?;

@@ -31,8 +31,18 @@ pub fn scenarios() -> Vec<Scenario> {
 
 fn limits(stage: &Stage) -> Res {
     let options = [
-        "--memory", "64m", "--memory-reservation", "32m", "--cpus", "0.5", "--cpu-shares", "512",
-        "--cpuset-cpus", "0", "--pids-limit", "20",
+        "--memory",
+        "64m",
+        "--memory-reservation",
+        "32m",
+        "--cpus",
+        "0.5",
+        "--cpu-shares",
+        "512",
+        "--cpuset-cpus",
+        "0",
+        "--pids-limit",
+        "20",
     ];
     let name = sleeping(stage, &options)?;
     for (controller, files, wanted) in [
@@ -51,7 +61,8 @@ fn limits(stage: &Stage) -> Res {
 
 fn read_only(stage: &Stage) -> Res {
     let options = ["--read-only", "--tmpfs", "/scratch:size=1m,mode=700", "--shm-size", "2m"];
-    let line = "touch /x; touch /scratch/x && echo written; df -k /scratch /dev/shm | awk '{print $2}'";
+    let line =
+        "touch /x; touch /scratch/x && echo written; df -k /scratch /dev/shm | awk '{print $2}'";
     let output = sh(stage, &options, line)?;
     has("touch on the root", &output.err, "Read-only file system")?;
     has("touch on the tmpfs", &output.out, "written")?;
@@ -74,7 +85,10 @@ fn binds(stage: &Stage) -> Res {
     let overlay = format!("{dir}:/mnt:O");
     let output = sh(stage, &["--volume", &overlay], "touch /mnt/temporary && ls /mnt")?;
     has(&output.brief(), &output.out, "temporary")?;
-    ensure(!std::path::Path::new(&dir).join("temporary").exists(), "the overlay's file is in the directory")
+    ensure(
+        !std::path::Path::new(&dir).join("temporary").exists(),
+        "the overlay's file is in the directory",
+    )
 }
 
 fn idmapped(stage: &Stage) -> Res {
@@ -94,7 +108,11 @@ fn idmapped(stage: &Stage) -> Res {
 
 fn user_namespace(stage: &Stage) -> Res {
     let options = ["--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536"];
-    let text = sh_ok(stage, &options, "id -u; awk '{print $2, $3}' /proc/self/uid_map; touch /x && echo wrote")?;
+    let text = sh_ok(
+        stage,
+        &options,
+        "id -u; awk '{print $2, $3}' /proc/self/uid_map; touch /x && echo wrote",
+    )?;
     eq("what it sees", &text.as_str(), &"0\n100000 65536\nwrote")?;
     let name = sleeping(stage, &options)?;
     let pid = inspect(stage, &name, "/State/Pid")?;
@@ -139,8 +157,16 @@ fn seccomp(stage: &Stage) -> Res {
 
 fn process(stage: &Stage) -> Res {
     let options = [
-        "--user", "tester", "--group-add", "3000", "--workdir", "/data", "--hostname", "other",
-        "--env", "ONE=1",
+        "--user",
+        "tester",
+        "--group-add",
+        "3000",
+        "--workdir",
+        "/data",
+        "--hostname",
+        "other",
+        "--env",
+        "ONE=1",
     ];
     let text = sh_ok(stage, &options, "id -u; id -G; pwd; hostname; echo $ONE; cat /etc/hostname")?;
     eq("what it sees", &text.as_str(), &"1000\n1000 2000 3000\n/data\nother\n1\nother")
@@ -148,10 +174,19 @@ fn process(stage: &Stage) -> Res {
 
 fn knobs(stage: &Stage) -> Res {
     let options = [
-        "--ulimit", "nofile=100:200", "--ulimit", "nproc=1000:1000", "--ulimit", "core=0:0", "--oom-score-adj", "500", "--sysctl",
+        "--ulimit",
+        "nofile=100:200",
+        "--ulimit",
+        "nproc=1000:1000",
+        "--ulimit",
+        "core=0:0",
+        "--oom-score-adj",
+        "500",
+        "--sysctl",
         "kernel.msgmax=4096",
     ];
-    let line = "ulimit -Sn; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj /proc/sys/kernel/msgmax";
+    let line =
+        "ulimit -Sn; ulimit -Hn; ulimit -c; cat /proc/self/oom_score_adj /proc/sys/kernel/msgmax";
     let text = sh_ok(stage, &options, line)?;
     eq("what it sees", &text.as_str(), &"100\n200\n0\n500\n4096")
 }
@@ -159,7 +194,8 @@ fn knobs(stage: &Stage) -> Res {
 fn devices(stage: &Stage) -> Res {
     let line = "head -c0 /dev/fuse && echo opened";
     has("device", &sh_ok(stage, &["--device", "/dev/fuse"], line)?, "opened")?;
-    let output = sh(stage, &["--cap-add", "MKNOD"], "mknod /tmp/fuse c 10 229 && head -c0 /tmp/fuse")?;
+    let output =
+        sh(stage, &["--cap-add", "MKNOD"], "mknod /tmp/fuse c 10 229 && head -c0 /tmp/fuse")?;
     has("a device that was not given", &output.err, "Operation not permitted")
 }
 
@@ -171,7 +207,8 @@ fn namespaces(stage: &Stage) -> Res {
     let line = "for n in pid ipc uts net; do readlink /proc/self/ns/$n; done";
     let options = ["--pid", "host", "--ipc", "host", "--uts", "host", "--network", "host"];
     let text = sh_ok(stage, &options, line)?;
-    let own: Vec<String> = ["pid", "ipc", "uts", "net"].iter().map(|n| link("self", n)).collect::<Res<_>>()?;
+    let own: Vec<String> =
+        ["pid", "ipc", "uts", "net"].iter().map(|n| link("self", n)).collect::<Res<_>>()?;
     eq("the host's", &text.lines().map(str::to_owned).collect(), &own)?;
     let name = sleeping(stage, &["--ipc", "shareable"])?;
     let pid = inspect(stage, &name, "/State/Pid")?.to_string();

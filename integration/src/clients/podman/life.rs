@@ -48,7 +48,11 @@ fn run_code(stage: &Stage) -> Res {
 }
 
 fn info(stage: &Stage) -> Res {
-    let text = podman(stage, &["info", "--format", "{{.Host.OCIRuntime.Path}} {{.Host.OCIRuntime.Version}}"]).must()?;
+    let text = podman(
+        stage,
+        &["info", "--format", "{{.Host.OCIRuntime.Path}} {{.Host.OCIRuntime.Version}}"],
+    )
+    .must()?;
     has("info", &text, &stage.runtime.display().to_string())?;
     has("version", &text, "spec")?;
     let name = sleeping(stage, &[])?;
@@ -59,7 +63,18 @@ fn info(stage: &Stage) -> Res {
 fn states(stage: &Stage) -> Res {
     let name = name(stage);
     let parent = format!("/{}", stage.word);
-    let words = ["create", "--name", &name, "--cgroup-parent", &parent, "--network", "none", crate::images::BOX, "sleep", "1000"];
+    let words = [
+        "create",
+        "--name",
+        &name,
+        "--cgroup-parent",
+        &parent,
+        "--network",
+        "none",
+        crate::images::BOX,
+        "sleep",
+        "1000",
+    ];
     podman(stage, &words).must()?;
     eq("status", &inspect(stage, &name, "/State/Status")?, &"created".into())?;
     podman(stage, &["init", &name]).must()?;
@@ -68,7 +83,13 @@ fn states(stage: &Stage) -> Res {
     eq("status after start", &inspect(stage, &name, "/State/Status")?, &"running".into())?;
     podman(stage, &["pause", &name]).must()?;
     eq("status after pause", &inspect(stage, &name, "/State/Status")?, &"paused".into())?;
-    has("ps", &podman(stage, &["ps", "--all", "--format", "{{.Names}} {{.State}}"]).must()?.to_lowercase(), &format!("{name} paused"))?;
+    has(
+        "ps",
+        &podman(stage, &["ps", "--all", "--format", "{{.Names}} {{.State}}"])
+            .must()?
+            .to_lowercase(),
+        &format!("{name} paused"),
+    )?;
     podman(stage, &["unpause", &name]).must()?;
     eq("status after unpause", &inspect(stage, &name, "/State/Status")?, &"running".into())?;
     podman(stage, &["kill", &name]).must()?;
@@ -79,7 +100,8 @@ fn states(stage: &Stage) -> Res {
 }
 
 fn stop(stage: &Stage) -> Res {
-    let name = running(stage, &[], &["sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.02; done"])?;
+    let name =
+        running(stage, &[], &["sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.02; done"])?;
     exec(stage, &name, &["true"])?;
     podman(stage, &["stop", "--time", "10", &name]).must()?;
     eq("exit code of a trap", &podman(stage, &["wait", &name]).must()?.as_str(), &"9")?;
@@ -88,7 +110,11 @@ fn stop(stage: &Stage) -> Res {
     eq("exit code of stop", &inspect(stage, &name, "/State/ExitCode")?, &143.into())?;
     let name = sleeping(stage, &[])?;
     podman(stage, &["stop", "--time", "0", &name]).must()?;
-    eq("exit code of a stop that had to kill", &inspect(stage, &name, "/State/ExitCode")?, &137.into())?;
+    eq(
+        "exit code of a stop that had to kill",
+        &inspect(stage, &name, "/State/ExitCode")?,
+        &137.into(),
+    )?;
     let name = sleeping(stage, &[])?;
     podman(stage, &["kill", &name]).must()?;
     eq("exit code of kill", &podman(stage, &["wait", &name]).must()?.as_str(), &"137")?;
@@ -107,7 +133,9 @@ fn exec_code(stage: &Stage) -> Res {
     let text = podman(stage, &words).args(&["sh", "-c", "id -un; pwd; echo $OF $MORE"]).must()?;
     eq("what it sees", &text.as_str(), &"tester\n/data\ncontainer 1")?;
     podman(stage, &["exec", "--detach", &name, "touch", "/detached"]).must()?;
-    stage.until("a detached exec", || Ok(exec(stage, &name, &["test", "-e", "/detached"])?.code == Some(0)))?;
+    stage.until("a detached exec", || {
+        Ok(exec(stage, &name, &["test", "-e", "/detached"])?.code == Some(0))
+    })?;
     let output = exec(stage, &name, &["sh", "-c", "kill -KILL $$"])?;
     eq("exit code of one that is killed", &output.code, &Some(137))
 }
@@ -162,7 +190,8 @@ fn attach(stage: &Stage) -> Res {
 }
 
 fn logs(stage: &Stage) -> Res {
-    let name = running(stage, &["--log-driver", "k8s-file"], &["sh", "-c", "echo out; echo err >&2"])?;
+    let name =
+        running(stage, &["--log-driver", "k8s-file"], &["sh", "-c", "echo out; echo err >&2"])?;
     podman(stage, &["wait", &name]).must()?;
     let output = podman(stage, &["logs", &name]).output()?;
     has("stdout", &output.out, "out\n")?;
@@ -191,22 +220,33 @@ fn update(stage: &Stage) -> Res {
     let memory = ["memory.limit_in_bytes", "memory.max"];
     eq("memory", &knob(stage, &name, "memory", memory)?.as_str(), &"67108864")?;
     eq("processes", &knob(stage, &name, "pids", ["pids.max"; 2])?.as_str(), &"50")?;
-    podman(stage, &["update", "--memory", "128m", "--memory-swap", "128m", "--cpus", "0.25", &name]).must()?;
+    podman(
+        stage,
+        &["update", "--memory", "128m", "--memory-swap", "128m", "--cpus", "0.25", &name],
+    )
+    .must()?;
     eq("memory", &knob(stage, &name, "memory", memory)?.as_str(), &"134217728")?;
     let quota = knob(stage, &name, "cpu", ["cpu.cfs_quota_us", "cpu.max"])?;
     ensure(quota.starts_with("25000"), format!("quota {quota}"))
 }
 
 fn health(stage: &Stage) -> Res {
-    let options = ["--health-cmd", "test ! -e /sick", "--health-retries", "1", "--health-interval", "disable"];
+    let options = [
+        "--health-cmd",
+        "test ! -e /sick",
+        "--health-retries",
+        "1",
+        "--health-interval",
+        "disable",
+    ];
     let name = sleeping(stage, &options)?;
-    let check = || -> Res<Option<i32>> {
-        Ok(podman(stage, &["healthcheck", "run", &name]).output()?.code)
-    };
+    let check =
+        || -> Res<Option<i32>> { Ok(podman(stage, &["healthcheck", "run", &name]).output()?.code) };
     eq("exit code when healthy", &check()?, &Some(0))?;
     exec(stage, &name, &["touch", "/sick"])?;
     eq("exit code when sick", &check()?, &Some(1))?;
-    let text = podman(stage, &["inspect", "--format", "{{.State.Health.Status}}", &name]).output()?.out;
+    let text =
+        podman(stage, &["inspect", "--format", "{{.State.Health.Status}}", &name]).output()?.out;
     ensure(text.is_empty() || text.contains("unhealthy"), text)
 }
 
@@ -243,7 +283,9 @@ fn oom(stage: &Stage) -> Res {
 
 fn others(stage: &Stage) -> Res {
     let name = running(stage, &[], &["sh", "-c", "echo made >/made; exec sleep 1000"])?;
-    stage.until("the file is made", || Ok(exec(stage, &name, &["test", "-e", "/made"])?.code == Some(0)))?;
+    stage.until("the file is made", || {
+        Ok(exec(stage, &name, &["test", "-e", "/made"])?.code == Some(0))
+    })?;
     let pid = inspect(stage, &name, "/State/Pid")?;
     podman(stage, &["restart", "--time", "0", &name]).must()?;
     ensure(inspect(stage, &name, "/State/Pid")? != pid, "the process is the old one")?;
@@ -257,7 +299,8 @@ fn others(stage: &Stage) -> Res {
     stage.later(&["podman", "rmi", "--force", &image]);
     podman(stage, &["commit", "--quiet", &name, &image]).must()?;
     let parent = format!("/{}", stage.word);
-    let words = ["run", "--rm", "--network", "none", "--cgroup-parent", &parent, &image, "cat", "/made"];
+    let words =
+        ["run", "--rm", "--network", "none", "--cgroup-parent", &parent, &image, "cat", "/made"];
     eq("file of the new image", &podman(stage, &words).must()?.as_str(), &"made")?;
     let other = format!("{name}-other");
     podman(stage, &["rename", &name, &other]).must()?;
@@ -270,7 +313,9 @@ fn init(stage: &Stage) -> Res {
     let first = exec(stage, &name, &["cat", "/proc/1/comm"])?.out;
     has("pid 1", &first, "init").or_else(|_| has("pid 1", &first, "catatonit"))?;
     exec(stage, &name, &["sh", "-c", "(sleep 0.1 &)"])?;
-    stage.until("no zombie", || Ok(!exec(stage, &name, &["ps", "-o", "pid,stat,comm"])?.out.contains(" Z")))?;
+    stage.until("no zombie", || {
+        Ok(!exec(stage, &name, &["ps", "-o", "pid,stat,comm"])?.out.contains(" Z"))
+    })?;
     eq("exit code comes through", &sh(stage, &["--init"], "exit 11")?.code, &Some(11))
 }
 
@@ -292,7 +337,11 @@ fn hooks(stage: &Stage) -> Res {
         Ok(std::fs::read_to_string(&seen).unwrap_or_default().contains("poststop"))
     })?;
     let text = std::fs::read_to_string(&seen)?;
-    let names: Vec<&str> = text.lines().filter(|line| !line.is_empty() && !line.contains('{')).filter(|l| ["prestart", "createRuntime", "poststart", "poststop"].contains(l)).collect();
+    let names: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.contains('{'))
+        .filter(|l| ["prestart", "createRuntime", "poststart", "poststop"].contains(l))
+        .collect();
     eq("hooks", &names, &vec!["prestart", "createRuntime", "poststart", "poststop"])?;
     has("state", &text, "\"ociVersion\"")?;
     has("state", &text, "\"bundle\"")
@@ -333,7 +382,8 @@ fn notify(stage: &Stage) -> Res {
     let listener = std::os::unix::net::UnixDatagram::bind(&socket)?;
     listener.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
     let name = name(stage);
-    let cmd = run(stage, &["--detach", "--name", &name, "--sdnotify", "conmon"], &["sleep", "1000"]);
+    let cmd =
+        run(stage, &["--detach", "--name", &name, "--sdnotify", "conmon"], &["sleep", "1000"]);
     cmd.env("NOTIFY_SOCKET", &socket).must()?;
     let mut block = [0u8; 4096];
     let mut text = String::new();

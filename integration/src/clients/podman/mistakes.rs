@@ -54,7 +54,13 @@ fn of_exec(stage: &Stage) -> Res {
 }
 
 fn bad_mount(stage: &Stage) -> Res {
-    fails(stage, &["--volume", "/no/such/source:/mnt"], &["true"], 125, "no such file or directory")?;
+    fails(
+        stage,
+        &["--volume", "/no/such/source:/mnt"],
+        &["true"],
+        125,
+        "no such file or directory",
+    )?;
     let dir = stage.path("a-directory");
     std::fs::create_dir_all(&dir)?;
     let volume = format!("{dir}:/etc/plain");
@@ -65,9 +71,11 @@ fn bad_mount(stage: &Stage) -> Res {
 }
 
 fn bad_user(stage: &Stage) -> Res {
-    fails(stage, &["--user", "nobodyatall"], &["true"], 125, "unable to find user")
-        .or_else(|_| fails(stage, &["--user", "nobodyatall"], &["true"], 126, "unable to find user"))?;
-    let output = super::podman(stage, &["run", "--pull", "never", "localhost/none:at-all", "true"]).output()?;
+    fails(stage, &["--user", "nobodyatall"], &["true"], 125, "unable to find user").or_else(
+        |_| fails(stage, &["--user", "nobodyatall"], &["true"], 126, "unable to find user"),
+    )?;
+    let output = super::podman(stage, &["run", "--pull", "never", "localhost/none:at-all", "true"])
+        .output()?;
     eq("exit code of a missing image", &output.code, &Some(125))
 }
 

@@ -59,7 +59,9 @@ fn life(stage: &Stage) -> Res {
     let pod = pod(stage, &[])?;
     let member = sleeping(stage, &["--pod", &pod])?;
     let status = |wanted: &str| {
-        stage.until(&format!("{member} is {wanted}"), || Ok(inspect(stage, &member, "/State/Status")? == wanted))
+        stage.until(&format!("{member} is {wanted}"), || {
+            Ok(inspect(stage, &member, "/State/Status")? == wanted)
+        })
     };
     podman(stage, &["pod", "pause", &pod]).must()?;
     status("paused")?;

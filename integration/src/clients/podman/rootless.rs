@@ -32,7 +32,11 @@ fn scenarios() -> Vec<Scenario> {
         scenario("volumes, read-only root, tmpfs", "F145", volumes),
         scenario("a network of slirp4netns", "F164", network),
         scenario("a pod with shared namespaces", "F144", pod),
-        scenario("missing programs: 127, not executable: 126, bad mount: 125", "F149 F150", mistakes),
+        scenario(
+            "missing programs: 127, not executable: 126, bad mount: 125",
+            "F149 F150",
+            mistakes,
+        ),
         scenario("build with steps that run", "F150", build),
         scenario("init, seccomp, no new privileges", "F144", protected),
     ]
@@ -82,7 +86,8 @@ fn name(stage: &Stage) -> String {
 
 fn run<'s>(stage: &'s Stage, options: &[&str], command: &[&str]) -> Cmd<'s> {
     let has = |word: &str| options.iter().any(|option| option.split('=').next() == Some(word));
-    let network: &[&str] = if has("--network") || has("--pod") { &[] } else { &["--network", "none"] };
+    let network: &[&str] =
+        if has("--network") || has("--pod") { &[] } else { &["--network", "none"] };
     podman(stage, &["run"]).args(network).args(options).args(&[BOX]).args(command)
 }
 
@@ -123,7 +128,11 @@ fn run_code(stage: &Stage) -> Res {
 }
 
 fn ids(stage: &Stage) -> Res {
-    let text = sh_ok(stage, &[], "id -u; awk '{print $1, $2, $3}' /proc/self/uid_map; stat -c %u /data/file")?;
+    let text = sh_ok(
+        stage,
+        &[],
+        "id -u; awk '{print $1, $2, $3}' /proc/self/uid_map; stat -c %u /data/file",
+    )?;
     eq("what it sees", &text.as_str(), &"0\n0 1000 1\n1 300000 65536\n1000")
 }
 
@@ -160,8 +169,16 @@ fn terminal(stage: &Stage) -> Res {
 
 fn mapped(stage: &Stage) -> Res {
     let line = "awk '{print $1, $2, $3}' /proc/self/uid_map; id -u";
-    eq("keep-id", &sh_ok(stage, &["--userns", "keep-id"], line)?.as_str(), &"0 1 1000\n1000 0 1\n1001 1001 64536\n1000")?;
-    let text = sh_ok(stage, &["--uidmap", "0:1:1000", "--gidmap", "0:1:1000"], "id -u; touch /x && echo wrote")?;
+    eq(
+        "keep-id",
+        &sh_ok(stage, &["--userns", "keep-id"], line)?.as_str(),
+        &"0 1 1000\n1000 0 1\n1001 1001 64536\n1000",
+    )?;
+    let text = sh_ok(
+        stage,
+        &["--uidmap", "0:1:1000", "--gidmap", "0:1:1000"],
+        "id -u; touch /x && echo wrote",
+    )?;
     eq("uidmap", &text.as_str(), &"0\nwrote")
 }
 
@@ -216,11 +233,22 @@ fn mistakes(stage: &Stage) -> Res {
 fn build(stage: &Stage) -> Res {
     let dir = stage.path("home/build");
     std::fs::create_dir_all(&dir)?;
-    std::fs::write(format!("{dir}/Dockerfile"), format!("FROM {BOX}\nRUN id -u > /made; chown 1000 /made\n"))?;
+    std::fs::write(
+        format!("{dir}/Dockerfile"),
+        format!("FROM {BOX}\nRUN id -u > /made; chown 1000 /made\n"),
+    )?;
     later(stage, &["system", "migrate"]);
     later(stage, &["rmi", "--force", "localhost/built:1"]);
-    podman(stage, &["build", "--isolation", "oci", "--network", "none", "--tag", "localhost/built:1", &dir]).must()?;
-    let text = podman(stage, &["run", "--rm", "--network", "none", "localhost/built:1", "stat", "-c", "%u", "/made"]).must()?;
+    podman(
+        stage,
+        &["build", "--isolation", "oci", "--network", "none", "--tag", "localhost/built:1", &dir],
+    )
+    .must()?;
+    let text = podman(
+        stage,
+        &["run", "--rm", "--network", "none", "localhost/built:1", "stat", "-c", "%u", "/made"],
+    )
+    .must()?;
     eq("owner of what was built", &text.as_str(), &"1000")
 }
 
