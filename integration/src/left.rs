@@ -50,7 +50,8 @@ impl Left {
     fn compare(&self, now: impl Fn() -> BTreeSet<String>) -> Res {
         let deadline = Instant::now() + GRACE;
         loop {
-            let left: Vec<String> = now().difference(&self.0).cloned().collect();
+            let mut left: Vec<String> = now().difference(&self.0).cloned().collect();
+            left.sort_by_key(|line| !line.starts_with("process"));
             if left.is_empty() {
                 return Ok(());
             }

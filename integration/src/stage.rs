@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -118,11 +118,6 @@ impl Stage {
         envs.insert(key.to_owned(), value.into());
     }
 
-    /// The directory of the client's programs comes first in PATH.
-    pub fn path_first(&self, dir: &Path) {
-        self.set_env("PATH", format!("{}:{PATH}", dir.display()));
-    }
-
     /// Adds a comment to the scenario's result.
     pub fn note(&self, text: impl Into<String>) {
         self.notes.lock().expect("no holder of this lock panics").push(text.into());
@@ -156,7 +151,6 @@ impl Stage {
             words: words.iter().map(|word| (*word).to_owned()).collect(),
             envs: Vec::new(),
             input: None,
-            user: None,
             terminal: None,
         }
     }
@@ -184,7 +178,6 @@ pub struct Cmd<'s> {
     words: Vec<String>,
     envs: Vec<(String, String)>,
     input: Option<String>,
-    user: Option<u32>,
     terminal: Option<OwnedFd>,
 }
 
@@ -204,12 +197,6 @@ impl Cmd<'_> {
     /// Gives it this text as standard input, and then the end.
     pub fn input(mut self, text: impl Into<String>) -> Self {
         self.input = Some(text.into());
-        self
-    }
-
-    /// Runs as this user and group.
-    pub fn user(mut self, uid: u32) -> Self {
-        self.user = Some(uid);
         self
     }
 
@@ -246,9 +233,6 @@ impl Cmd<'_> {
         command.args(&words[1..]).env_clear().current_dir("/");
         let envs = self.stage.envs.lock().expect("no holder of this lock panics").clone();
         command.envs(&envs).envs(self.envs.iter().map(|(key, value)| (key, value)));
-        if let Some(uid) = self.user {
-            command.uid(uid).gid(uid);
-        }
         let text = words.iter().take(6).copied().collect::<Vec<_>>().join(" ");
         match command.spawn() {
             Ok(child) => Ok(Running { child, text, out, err }),

@@ -54,8 +54,7 @@ fn order(stage: &Stage) -> Res {
     }
     for (topic, event) in &seen[2..] {
         eq(&format!("exit status of {topic}"), &event["exit_status"].as_i64(), &Some(3))?;
-        let at = event["exited_at"].as_str().unwrap_or_default();
-        ensure(at.starts_with("20"), format!("exited_at of {topic}: {at:?}"))?;
+        ensure(!event["exited_at"].is_null(), format!("exited_at of {topic}: {event}"))?;
     }
     Ok(())
 }

@@ -2,8 +2,7 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use oci_tests::cgroups;
-use oci_tests::check::{Res, ensure, eq, fail, has};
+use oci_tests::check::{Res, ensure, eq, fail, has, skip};
 
 use super::{Mode, Pod, ask, call, ended, exec, exec_ok, of, pod_config, status};
 use crate::clients::containerd;
@@ -150,19 +149,16 @@ fn restart(stage: &Stage) -> Res {
 }
 
 fn killed_shim(stage: &Stage) -> Res {
+    if stage.newer_shim() {
+        return skip(
+            "containerd of this version leaves the pod's processes when its shim is killed",
+        );
+    }
     let pod = Pod::start(stage)?;
     let id = pod.sleeping()?;
     let Some(shim) = crate::left::find_process("shim", &format!("-id {} ", pod.id)) else {
         return fail("no shim");
     };
-    if stage.newer_shim() {
-        // Nobody removes the pod's cgroup there.
-        let rest: Vec<String> = cgroups::hierarchies()
-            .iter()
-            .map(|h| format!("{}/{}/{}", h.point.display(), stage.word, pod.id))
-            .collect();
-        stage.later(&["sh", "-c", &format!("rmdir {}", rest.join(" "))]);
-    }
     kill(Pid::from_raw(shim), Signal::SIGKILL)?;
     eq("exit code", &ended(stage, &id)?, &137)
         .or_else(|_| eq("exit code", &ended(stage, &id)?, &255))?;
