@@ -77,11 +77,15 @@ impl Options {
                 .map_err(|error| format!("{}: {error}", path.display())),
             None => Ok(None),
         };
+        let chosen = self.chosen();
+        if chosen.is_empty() {
+            return Err("no scenario's title has these words".into());
+        }
         Ok(Plan {
             runtime,
             shim: absolute(&self.shim)?,
             containerd: absolute(&self.containerd)?,
-            chosen: self.chosen(),
+            chosen,
             jobs: self.jobs.unwrap_or(2),
         })
     }

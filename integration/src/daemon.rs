@@ -57,12 +57,6 @@ impl Daemon {
         cut(&lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
     }
 
-    /// Lines of its log that have these words.
-    pub fn log_lines(&self, words: &str) -> Vec<String> {
-        let log = self.running.complained();
-        log.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
-    }
-
     /// Asks it to end, and waits.
     pub fn stop(self) -> Res {
         self.running.signal(Signal::SIGTERM)?;

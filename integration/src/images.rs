@@ -58,7 +58,7 @@ pub fn build(dir: &Path) -> io::Result<()> {
 const PAUSE_LINE: &str = "trap exit TERM INT; while :; do sleep 1000 & wait $!; done";
 
 fn root_directory(root: &Path) -> io::Result<()> {
-    for name in ["bin", "dev", "etc", "proc", "sys", "tmp", "root", "data", "mnt"] {
+    for name in ["bin", "dev", "etc", "proc", "sys", "tmp", "root", "data", "mnt", "run"] {
         fs::create_dir_all(root.join(name))?;
     }
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;

@@ -50,7 +50,8 @@ impl Left {
     fn compare(&self, now: impl Fn() -> BTreeSet<String>) -> Res {
         let deadline = Instant::now() + GRACE;
         loop {
-            let left: Vec<String> = now().difference(&self.0).cloned().collect();
+            let mut left: Vec<String> = now().difference(&self.0).cloned().collect();
+            left.sort_by_key(|line| !line.starts_with("process"));
             if left.is_empty() {
                 return Ok(());
             }
@@ -94,13 +95,21 @@ fn mounts() -> BTreeSet<String> {
         let mut fields = line.split(' ');
         Some(format!("mount {} {}", fields.next()?, fields.nth(3)?))
     };
-    table.lines().filter_map(point).collect()
+    // Docker's own network namespace of the host, and the place of Podman's layers, stay once they are made.
+    let stays =
+        |line: &str| line.contains("/netns/default ") || line.contains("/podman/root/overlay ");
+    let others = table.lines().filter(|line| !stays(line));
+    others.filter_map(point).collect()
 }
 
 /// The cgroups below this client's own.
 fn cgroups(stage: &Stage) -> BTreeSet<String> {
     let named = cgroups::named(&stage.word);
-    let below = named.iter().filter(|path| !path.ends_with(&stage.word));
+    // BuildKit's containers are one level deeper, Podman's monitors beside the containers; nobody but a
+    // runtime would remove these levels.
+    let names = [stage.word.as_str(), "buildkit", "conmon"];
+    let shared = |path: &Path| names.iter().any(|name| path.ends_with(name));
+    let below = named.iter().filter(|path| !shared(path));
     below.map(|path| format!("cgroup {}", path.display())).collect()
 }
 

@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -103,11 +104,19 @@ pub fn prepare(job: &Job) -> io::Result<Shield> {
     }
     let mut programs = vec![job.runtime.clone()];
     programs.extend(job.shim.clone());
+    let own = job.dir.parent().unwrap_or(&job.dir);
+    let open = fs::File::open(own)?;
     let shield = Shield::raise(&job.dir, &programs)?;
     devices::private(&job.dir.join("dev"))?;
+    mount(Some("tmpfs"), "/dev/shm", Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))?;
     fs::create_dir("/dev/net")?;
     mknod("/dev/net/tun", SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(10, 200))?;
     fs::set_permissions("/dev/net/tun", fs::Permissions::from_mode(0o666))?;
+    // runc and conmon use /tmp without asking; what this run has there comes back.
+    mount(Some("tmpfs"), "/tmp", Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))?;
+    fs::create_dir_all(own)?;
+    let source = format!("/proc/self/fd/{}", open.as_raw_fd());
+    mount(Some(source.as_str()), own, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
     for top in ["etc", "var"] {
         overlay(&job.dir, top)?;
     }

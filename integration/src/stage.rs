@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -92,6 +92,11 @@ impl Stage {
         until.saturating_duration_since(Instant::now())
     }
 
+    /// Whether a newer containerd is asked with its own shim, which lets some things be that older ones do.
+    pub fn newer_shim(&self) -> bool {
+        self.containerd.is_some() && self.shim.is_none()
+    }
+
     /// Keeps a daemon until the client's last scenario is over.
     pub fn keep(&self, daemon: Daemon) {
         self.daemons.lock().expect("no holder of this lock panics").push(daemon);
@@ -111,11 +116,6 @@ impl Stage {
     pub fn set_env(&self, key: &str, value: impl Into<String>) {
         let mut envs = self.envs.lock().expect("no holder of this lock panics");
         envs.insert(key.to_owned(), value.into());
-    }
-
-    /// The directory of the client's programs comes first in PATH.
-    pub fn path_first(&self, dir: &Path) {
-        self.set_env("PATH", format!("{}:{PATH}", dir.display()));
     }
 
     /// Adds a comment to the scenario's result.
@@ -151,7 +151,6 @@ impl Stage {
             words: words.iter().map(|word| (*word).to_owned()).collect(),
             envs: Vec::new(),
             input: None,
-            user: None,
             terminal: None,
         }
     }
@@ -179,14 +178,13 @@ pub struct Cmd<'s> {
     words: Vec<String>,
     envs: Vec<(String, String)>,
     input: Option<String>,
-    user: Option<u32>,
     terminal: Option<OwnedFd>,
 }
 
 impl Cmd<'_> {
     /// More words.
-    pub fn args(mut self, words: &[&str]) -> Self {
-        self.words.extend(words.iter().map(|word| (*word).to_owned()));
+    pub fn args(mut self, words: &[impl AsRef<str>]) -> Self {
+        self.words.extend(words.iter().map(|word| word.as_ref().to_owned()));
         self
     }
 
@@ -199,12 +197,6 @@ impl Cmd<'_> {
     /// Gives it this text as standard input, and then the end.
     pub fn input(mut self, text: impl Into<String>) -> Self {
         self.input = Some(text.into());
-        self
-    }
-
-    /// Runs as this user and group.
-    pub fn user(mut self, uid: u32) -> Self {
-        self.user = Some(uid);
         self
     }
 
@@ -241,9 +233,6 @@ impl Cmd<'_> {
         command.args(&words[1..]).env_clear().current_dir("/");
         let envs = self.stage.envs.lock().expect("no holder of this lock panics").clone();
         command.envs(&envs).envs(self.envs.iter().map(|(key, value)| (key, value)));
-        if let Some(uid) = self.user {
-            command.uid(uid).gid(uid);
-        }
         let text = words.iter().take(6).copied().collect::<Vec<_>>().join(" ");
         match command.spawn() {
             Ok(child) => Ok(Running { child, text, out, err }),

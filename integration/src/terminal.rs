@@ -36,6 +36,19 @@ impl Terminal {
         Ok(sys::set_window_size(self.ours.as_fd(), size)?)
     }
 
+    /// Changes the size until the words have been printed: clients look at it once when they start and
+    /// listen for changes a little later.
+    pub fn resize_until(&mut self, stage: &Stage, (columns, rows): (u16, u16), words: &str) -> Res {
+        while !stage.remaining().is_zero() {
+            self.resize((columns + 1, rows))?;
+            self.resize((columns, rows))?;
+            if readable(&self.ours, Duration::from_millis(500))? {
+                return self.until(stage, words);
+            }
+        }
+        fail(format!("the terminal never showed {words:?}"))
+    }
+
     /// Waits until the words have been printed.
     pub fn until(&mut self, stage: &Stage, words: &str) -> Res {
         loop {

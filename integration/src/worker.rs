@@ -58,7 +58,7 @@ fn run(job: &Job) -> Res {
     let all = Left::now(&stage, client);
     stage.allow(PATIENCE);
     (client.open)(&stage)?;
-    let before = Left::now(&stage, client);
+    let mut before = Left::now(&stage, client);
     let scenarios = (client.scenarios)();
     for index in &job.scenarios {
         let scenario = &scenarios[*index];
@@ -67,6 +67,10 @@ fn run(job: &Job) -> Res {
         let mut result = (scenario.run)(&stage);
         stage.allow(Duration::from_secs(20));
         let left = stage.clean().and_then(|()| before.check(&stage, client));
+        if left.is_err() {
+            // It is this scenario's, and no later one's.
+            before = Left::now(&stage, client);
+        }
         if result.is_ok() {
             result = left;
         } else if let Err(Stop::Fail(reason)) = left {

@@ -264,9 +264,12 @@ impl Root {
             check_procfs(mount, tree.as_fd())?;
         }
         move_mount(tree.as_fd(), target.fd.as_fd()).map_err(|failure| match failure.errno {
+            // Docker looks for "not a directory" to explain what its user has mixed up.
             Errno::ENOTDIR | Errno::EINVAL => {
-                let subject =
-                    format!("{}, one of source and destination a directory", mount.subject());
+                let subject = format!(
+                    "{}, one of source and destination is not a directory",
+                    mount.subject()
+                );
                 Error::system("mount", subject, failure)
             }
             _ => Error::system("mount", mount.subject(), failure),

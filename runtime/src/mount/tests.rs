@@ -761,7 +761,7 @@ fn long_values_and_kernel_messages() {
             ),
             (
                 json!([{"destination": "/etc", "source": "/tmp/host/file", "options": ["bind"]}]),
-                "one of source and destination a directory",
+                "one of source and destination is not a directory",
             ),
             (
                 json!([{"destination": "/proc", "source": "/tmp/host", "options": ["bind"]}]),

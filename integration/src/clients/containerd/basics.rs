@@ -156,33 +156,28 @@ fn log_file(stage: &Stage) -> Res {
 
 fn terminal(stage: &Stage) -> Res {
     let (mut ours, theirs) = Terminal::open((101, 37))?;
-    let line = "tty; until [ \"$(stty size 2>&1)\" = '37 101' ]; do sleep 0.02; done; echo ready; \
-                until [ \"$(stty size)\" = '33 90' ]; do sleep 0.02; done; echo now 33 90; exit 5";
+    let line = "tty; echo ready; while :; do \
+                case $(stty size 2>/dev/null) in '33 90') echo now 33 90; exit 5;; esac; sleep 0.02; done";
     let cmd = run(stage, &id(stage), &["--rm", "--tty"], &["sh", "-c", line]);
     let running = cmd.on_terminal(theirs).spawn()?;
     ours.until(stage, "/dev/pts/0")?;
     ours.until(stage, "ready")?;
-    // `ctr` hands the first size on, and only then begins to listen for changes.
-    std::thread::sleep(std::time::Duration::from_millis(300));
-    ours.resize((90, 33))?;
-    ours.until(stage, "now 33 90")?;
+    ours.resize_until(stage, (90, 33), "now 33 90")?;
     eq("exit code", &running.wait(stage)?.code, &Some(5))
 }
 
 fn exec_terminal(stage: &Stage) -> Res {
     let id = sleeping(stage, &[])?;
     let (mut ours, theirs) = Terminal::open((101, 37))?;
-    let line = "tty; echo ready; read word; stty size; echo got $word; exit 6";
+    let line = "tty; echo ready; read word; echo got $word; while :; do \
+                case $(stty size 2>/dev/null) in '22 77') echo now 22 77; exit 6;; esac; sleep 0.02; done";
     let cmd = exec_cmd(stage, &id, &["--tty"], &["sh", "-c", line]);
     let running = cmd.on_terminal(theirs).spawn()?;
     ours.until(stage, "/dev/pts/0")?;
     ours.until(stage, "ready")?;
-    ours.resize((77, 22))?;
-    // The new size takes the way through client, daemon and shim, as the next word does.
-    std::thread::sleep(std::time::Duration::from_millis(300));
     ours.write("word\n")?;
-    ours.until(stage, "22 77")?;
     ours.until(stage, "got word")?;
+    ours.resize_until(stage, (77, 22), "now 22 77")?;
     eq("exit code", &running.wait(stage)?.code, &Some(6))?;
     end(stage, &id)
 }

@@ -89,7 +89,7 @@ pub fn start(stage: &Stage, cri: Option<&str>) -> Res<Daemon> {
 }
 
 /// Starts containerd with the configuration that is there.
-fn again(stage: &Stage) -> Res<Daemon> {
+pub fn again(stage: &Stage) -> Res<Daemon> {
     let file = stage.path("containerd/config.toml");
     let ready = || {
         Ok(daemon::answers(&socket(stage))

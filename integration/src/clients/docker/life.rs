@@ -1,0 +1,349 @@
+//! The life of a container: run, exec, signals, terminals, what Docker tells about it.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use oci_tests::check::{Res, ensure, eq, fail, has};
+
+use super::{again, docker, exec, inspect, knob, name, run, running, sh, sh_ok, sleeping, until};
+use crate::scenario::{Scenario, scenario};
+use crate::stage::Stage;
+use crate::terminal::Terminal;
+
+pub fn scenarios() -> Vec<Scenario> {
+    vec![
+        scenario("run gives output and exit code", "F150 F153", run_code),
+        scenario("ten programs that end at once", "F136", early_exits),
+        scenario("the daemon knows the runtime, and uses it", "F144", info),
+        scenario("stop, kill, wait: exit codes 143, 137 and the program's", "F148 F150", stop),
+        scenario("exec: output, exit code, user, directory, environment", "F150", exec_code),
+        scenario("standard input of run and of exec", "F153", stdin),
+        scenario("a terminal: size, resize, exit code", "F152 F154", terminal),
+        scenario("a terminal of an exec: size, resize", "F152 F154", exec_terminal),
+        scenario("attach, and detach by keys", "F152", attach),
+        scenario("logs keep both streams", "F153", logs),
+        scenario("top shows the processes", "F139 F140", top),
+        scenario("stats show memory and processes", "F141", stats),
+        scenario("pause and unpause", "F137", pause),
+        scenario("update changes limits", "F141", update),
+        scenario("a health check turns healthy, then unhealthy", "F150", health),
+        scenario("events: create, start, exec, die, oom", "F142", events),
+        scenario("memory that runs out is told", "F142", oom),
+        scenario("restart on failure, and by command", "F150", restart),
+        scenario("start once more, rename, copy, diff, commit", "F136", others),
+        scenario("init collects orphans", "F154", init),
+        scenario("a killed dockerd finds its containers again", "F160", live_restore),
+        scenario("a killed shim: the container has ended", "F160", killed_shim),
+    ]
+}
+
+fn run_code(stage: &Stage) -> Res {
+    let output = sh(stage, &[], "echo to stdout; echo to stderr >&2; exit 7")?;
+    eq("exit code", &output.code, &Some(7))?;
+    eq("stdout", &output.out.as_str(), &"to stdout\n")?;
+    eq("stderr", &output.err.as_str(), &"to stderr\n")?;
+    let output = sh(stage, &[], "head -c 5000000 /dev/zero | tr '\\0' x")?;
+    eq("bytes", &output.out.len(), &5_000_000)
+}
+
+fn early_exits(stage: &Stage) -> Res {
+    for round in 0..10 {
+        let output = sh(stage, &[], "true")?;
+        eq(&format!("exit code of round {round}: {}", output.brief()), &output.code, &Some(0))?;
+    }
+    Ok(())
+}
+
+fn info(stage: &Stage) -> Res {
+    let info =
+        docker(stage, &["info", "--format", "{{json .Runtimes}} {{.DefaultRuntime}}"]).must()?;
+    has("info", &info, &stage.runtime.display().to_string())?;
+    ensure(info.ends_with(super::NAME), info)?;
+    let name = sleeping(stage, &["--runtime", super::NAME])?;
+    eq("runtime", &inspect(stage, &name, "/HostConfig/Runtime")?, &super::NAME.into())
+}
+
+fn stop(stage: &Stage) -> Res {
+    let name =
+        running(stage, &[], &["sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.02; done"])?;
+    docker(stage, &["exec", &name, "true"]).must()?;
+    docker(stage, &["stop", "--time", "10", &name]).must()?;
+    eq("exit code of a trap", &docker(stage, &["wait", &name]).must()?.as_str(), &"9")?;
+    let name = running(stage, &["--init"], &["sleep", "1000"])?;
+    docker(stage, &["stop", &name]).must()?;
+    eq("exit code of stop", &inspect(stage, &name, "/State/ExitCode")?, &143.into())?;
+    let name = sleeping(stage, &[])?;
+    docker(stage, &["stop", "--time", "0", &name]).must()?;
+    eq(
+        "exit code of a stop that had to kill",
+        &inspect(stage, &name, "/State/ExitCode")?,
+        &137.into(),
+    )?;
+    let name = sleeping(stage, &[])?;
+    docker(stage, &["kill", &name]).must()?;
+    eq("exit code of kill", &docker(stage, &["wait", &name]).must()?.as_str(), &"137")?;
+    let output = docker(stage, &["kill", &name]).output()?;
+    has("message of the second kill", &output.err, "is not running")
+}
+
+fn exec_code(stage: &Stage) -> Res {
+    let name = sleeping(stage, &["--env", "OF=container"])?;
+    let output = exec(stage, &name, &["sh", "-c", "echo out; echo err >&2; exit 9"])?;
+    eq("exit code", &output.code, &Some(9))?;
+    eq("stdout", &output.out.as_str(), &"out\n")?;
+    eq("stderr", &output.err.as_str(), &"err\n")?;
+    let words = ["exec", "--user", "tester", "--workdir", "/data", "--env", "MORE=1", &name];
+    let text =
+        docker(stage, &words).args(&["sh", "-c", "id -un; pwd; echo $OF $MORE; id -G"]).must()?;
+    eq("what it sees", &text.as_str(), &"tester\n/data\ncontainer 1\n1000 2000")?;
+    let text =
+        docker(stage, &["exec", "--privileged", &name, "grep", "CapEff", "/proc/self/status"])
+            .output()?;
+    if text.code == Some(0) {
+        ensure(!text.out.contains("00000000a80425fb"), "exec --privileged has the usual set")?;
+    }
+    docker(stage, &["exec", "--detach", &name, "touch", "/detached"]).must()?;
+    stage.until("a detached exec", || {
+        Ok(exec(stage, &name, &["test", "-e", "/detached"])?.code == Some(0))
+    })
+}
+
+fn stdin(stage: &Stage) -> Res {
+    let cmd =
+        run(stage, &["--rm", "--interactive", "--network", "none"], &["sh", "-c", "cat; echo end"]);
+    eq("output", &cmd.input("one\ntwo\n").must()?.as_str(), &"one\ntwo\nend")?;
+    let name = sleeping(stage, &[])?;
+    let cmd = docker(stage, &["exec", "--interactive", &name, "sh", "-c", "cat; echo end"]);
+    eq("output of exec", &cmd.input("three\n").must()?.as_str(), &"three\nend")
+}
+
+fn terminal(stage: &Stage) -> Res {
+    let (mut ours, theirs) = Terminal::open((101, 37))?;
+    let line = "tty; echo ready; while :; do \
+                case $(stty size 2>/dev/null) in '33 90') echo now 33 90; exit 5;; esac; sleep 0.02; done";
+    let name = name(stage);
+    let options = ["--rm", "--tty", "--interactive", "--network", "none", "--name", &name];
+    let running = run(stage, &options, &["sh", "-c", line]).on_terminal(theirs).spawn()?;
+    ours.until(stage, "/dev/pts/0")?;
+    ours.until(stage, "ready")?;
+    ours.resize_until(stage, (90, 33), "now 33 90")?;
+    eq("exit code", &running.wait(stage)?.code, &Some(5))
+}
+
+fn exec_terminal(stage: &Stage) -> Res {
+    let name = sleeping(stage, &[])?;
+    let (mut ours, theirs) = Terminal::open((101, 37))?;
+    let line = "tty; echo ready; read word; echo got $word; while :; do \
+                case $(stty size 2>/dev/null) in '22 77') echo now 22 77; exit 6;; esac; sleep 0.02; done";
+    let words = ["exec", "--tty", "--interactive", &name, "sh", "-c", line];
+    let running = docker(stage, &words).on_terminal(theirs).spawn()?;
+    ours.until(stage, "ready")?;
+    ours.write("word\n")?;
+    ours.until(stage, "got word")?;
+    ours.resize_until(stage, (77, 22), "now 22 77")?;
+    eq("exit code", &running.wait(stage)?.code, &Some(6))
+}
+
+fn attach(stage: &Stage) -> Res {
+    let line = "while read word; do echo got $word; [ $word = end ] && exit 3; done";
+    let name = running(stage, &["--tty", "--interactive"], &["sh", "-c", line])?;
+    let (mut ours, theirs) = Terminal::open((80, 24))?;
+    let client = docker(stage, &["attach", &name]).on_terminal(theirs).spawn()?;
+    ours.write("hello\n")?;
+    ours.until(stage, "got hello")?;
+    ours.write("\x10\x11")?;
+    ours.until(stage, "read escape sequence")?;
+    client.wait(stage)?;
+    eq("running after detach", &inspect(stage, &name, "/State/Running")?, &true.into())?;
+    let (mut ours, theirs) = Terminal::open((80, 24))?;
+    let client = docker(stage, &["attach", &name]).on_terminal(theirs).spawn()?;
+    ours.write("end\n")?;
+    ours.until(stage, "got end")?;
+    eq("exit code of attach", &client.wait(stage)?.code, &Some(3))
+}
+
+fn logs(stage: &Stage) -> Res {
+    let name = running(stage, &[], &["sh", "-c", "echo out; echo err >&2"])?;
+    docker(stage, &["wait", &name]).must()?;
+    let output = docker(stage, &["logs", &name]).output()?;
+    eq("stdout", &output.out.as_str(), &"out\n")?;
+    eq("stderr", &output.err.as_str(), &"err\n")
+}
+
+fn top(stage: &Stage) -> Res {
+    let name = sleeping(stage, &[])?;
+    let text = docker(stage, &["top", &name]).must()?;
+    has("first line", text.lines().next().unwrap_or_default(), "PID")?;
+    has("processes", &text, "sleep 1000")?;
+    let text = docker(stage, &["top", &name, "-o", "pid,comm"]).must()?;
+    let pid = inspect(stage, &name, "/State/Pid")?.to_string();
+    ensure(text.split_whitespace().any(|word| word == pid), format!("{pid} is not in {text}"))
+}
+
+fn stats(stage: &Stage) -> Res {
+    let name = sleeping(stage, &["--memory", "64m"])?;
+    let format = "{{.MemUsage}} {{.PIDs}} {{.CPUPerc}}";
+    let text = docker(stage, &["stats", "--no-stream", "--format", format, &name]).must()?;
+    has("limit", &text, "/ 64MiB")?;
+    has("processes", &text, " 1 ")?;
+    ensure(!text.starts_with("0B "), format!("no memory in {text}"))
+}
+
+fn pause(stage: &Stage) -> Res {
+    let name =
+        running(stage, &[], &["sh", "-c", "while :; do date +%N > /tick; sleep 0.02; done"])?;
+    docker(stage, &["pause", &name]).must()?;
+    eq("status", &inspect(stage, &name, "/State/Status")?, &"paused".into())?;
+    let refused = exec(stage, &name, &["true"])?;
+    has("exec in a paused one", &refused.err, "is paused")?;
+    docker(stage, &["unpause", &name]).must()?;
+    eq("status", &inspect(stage, &name, "/State/Status")?, &"running".into())?;
+    let before = exec(stage, &name, &["cat", "/tick"])?.out;
+    stage.until("it ticks again", || Ok(exec(stage, &name, &["cat", "/tick"])?.out != before))
+}
+
+fn update(stage: &Stage) -> Res {
+    let name = sleeping(stage, &["--memory", "64m", "--cpus", "0.5", "--pids-limit", "50"])?;
+    let memory = ["memory.limit_in_bytes", "memory.max"];
+    eq("memory", &knob(stage, &name, "memory", memory)?.as_str(), &"67108864")?;
+    eq("processes", &knob(stage, &name, "pids", ["pids.max"; 2])?.as_str(), &"50")?;
+    let words = [
+        "update",
+        "--memory",
+        "128m",
+        "--memory-swap",
+        "-1",
+        "--cpus",
+        "0.25",
+        "--pids-limit",
+        "60",
+        &name,
+    ];
+    docker(stage, &words).must()?;
+    eq("memory", &knob(stage, &name, "memory", memory)?.as_str(), &"134217728")?;
+    eq("processes", &knob(stage, &name, "pids", ["pids.max"; 2])?.as_str(), &"60")?;
+    let quota = knob(stage, &name, "cpu", ["cpu.cfs_quota_us", "cpu.max"])?;
+    ensure(quota.starts_with("25000"), format!("quota {quota}"))?;
+    eq("exec after it", &exec(stage, &name, &["true"])?.code, &Some(0))
+}
+
+fn health(stage: &Stage) -> Res {
+    let options =
+        ["--health-cmd", "test ! -e /sick", "--health-interval", "200ms", "--health-retries", "1"];
+    let name = sleeping(stage, &options)?;
+    until(stage, &name, "/State/Health/Status", "healthy")?;
+    exec(stage, &name, &["touch", "/sick"])?;
+    until(stage, &name, "/State/Health/Status", "unhealthy")?;
+    exec(stage, &name, &["rm", "/sick"])?;
+    until(stage, &name, "/State/Health/Status", "healthy")
+}
+
+fn events(stage: &Stage) -> Res {
+    let listener = docker(
+        stage,
+        &["events", "--since", "0s", "--format", "{{.Action}} {{json .Actor.Attributes}}"],
+    )
+    .spawn()?;
+    let name = name(stage);
+    run(
+        stage,
+        &["--network", "none", "--name", &name, "--memory", "16m"],
+        &["sh", "-c", "head -c 100m /dev/zero | tail; exit 3"],
+    )
+    .output()?;
+    listener.until_printed(stage, "die ")?;
+    stage.until("an oom event", || {
+        Ok(listener.printed().lines().any(|line| line.starts_with("oom ")))
+    })?;
+    let text = listener.printed();
+    let of_ours: Vec<&str> =
+        text.lines().filter(|line| line.contains(&format!("\"{name}\""))).collect();
+    let names: Vec<&str> = of_ours
+        .iter()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| ["create", "start", "die"].contains(name))
+        .collect();
+    eq("actions", &names, &vec!["create", "start", "die"])?;
+    let die = of_ours.iter().find(|line| line.starts_with("die")).copied().unwrap_or_default();
+    has("die", die, "\"exitCode\":\"")
+}
+
+fn oom(stage: &Stage) -> Res {
+    let name = name(stage);
+    let options = ["--network", "none", "--name", &name, "--memory", "16m", "--memory-swap", "16m"];
+    let output = run(stage, &options, &["tail", "/dev/zero"]).output()?;
+    eq("exit code", &output.code, &Some(137))?;
+    until(stage, &name, "/State/OOMKilled", true)
+}
+
+fn restart(stage: &Stage) -> Res {
+    let name = running(stage, &["--restart", "on-failure:2"], &["sh", "-c", "exit 1"])?;
+    stage.until("two restarts", || Ok(inspect(stage, &name, "/RestartCount")? == 2))?;
+    until(stage, &name, "/State/Status", "exited")?;
+    let name = sleeping(stage, &[])?;
+    let pid = inspect(stage, &name, "/State/Pid")?;
+    docker(stage, &["restart", "--time", "0", &name]).must()?;
+    eq("status", &inspect(stage, &name, "/State/Status")?, &"running".into())?;
+    ensure(inspect(stage, &name, "/State/Pid")? != pid, "the process is the old one")
+}
+
+fn others(stage: &Stage) -> Res {
+    let name = running(stage, &[], &["sh", "-c", "echo made >/made"])?;
+    docker(stage, &["wait", &name]).must()?;
+    docker(stage, &["start", "--attach", &name]).must()?;
+    has("diff", &docker(stage, &["diff", &name]).must()?, "A /made")?;
+    let file = stage.path("copied");
+    docker(stage, &["cp", &format!("{name}:/made"), &file]).must()?;
+    eq("copied file", &std::fs::read_to_string(&file)?.as_str(), &"made\n")?;
+    let image = format!("localhost/made:{name}");
+    stage.later(&["docker", "rmi", &image]);
+    docker(stage, &["commit", &name, &image]).must()?;
+    let text =
+        docker(stage, &["run", "--rm", "--network", "none", &image, "cat", "/made"]).must()?;
+    eq("file of the new image", &text.as_str(), &"made")?;
+    let sleeper = sleeping(stage, &[])?;
+    docker(stage, &["cp", &file, &format!("{sleeper}:/tmp/in")]).must()?;
+    eq("file copied in", &exec(stage, &sleeper, &["cat", "/tmp/in"])?.out.as_str(), &"made\n")?;
+    let other = format!("{sleeper}-other");
+    docker(stage, &["rename", &sleeper, &other]).must()?;
+    stage.later(&["docker", "rm", "--force", &other]);
+    eq("exec by the new name", &exec(stage, &other, &["true"])?.code, &Some(0))
+}
+
+fn init(stage: &Stage) -> Res {
+    let name = sleeping(stage, &["--init"])?;
+    let first = exec(stage, &name, &["cat", "/proc/1/comm"])?.out;
+    ensure(first.contains("init") || first.contains("tini"), format!("pid 1 is {first}"))?;
+    exec(stage, &name, &["sh", "-c", "(sleep 0.1 &)"])?;
+    stage.until("no zombie", || {
+        let text = exec(stage, &name, &["ps", "-o", "pid,stat,comm"])?.out;
+        Ok(!text.contains(" Z"))
+    })?;
+    eq("exit code comes through", &sh(stage, &["--init"], "exit 11")?.code, &Some(11))
+}
+
+fn live_restore(stage: &Stage) -> Res {
+    let name = sleeping(stage, &[])?;
+    let pid = inspect(stage, &name, "/State/Pid")?;
+    let Some(daemon) = stage.take_daemon() else {
+        return fail("dockerd does not run");
+    };
+    daemon.kill();
+    stage.keep(again(stage)?);
+    eq("pid", &inspect(stage, &name, "/State/Pid")?, &pid)?;
+    eq("exit code of an exec", &exec(stage, &name, &["sh", "-c", "exit 5"])?.code, &Some(5))?;
+    docker(stage, &["kill", &name]).must()?;
+    eq("exit code", &docker(stage, &["wait", &name]).must()?.as_str(), &"137")?;
+    has("a new one", &sh_ok(stage, &[], "echo new")?, "new")
+}
+
+fn killed_shim(stage: &Stage) -> Res {
+    let name = sleeping(stage, &[])?;
+    let id = inspect(stage, &name, "/Id")?;
+    let id = id.as_str().unwrap_or_default();
+    let Some(shim) = crate::left::find_process("containerd-shim", id) else {
+        return fail("no shim");
+    };
+    kill(Pid::from_raw(shim), Signal::SIGKILL)?;
+    until(stage, &name, "/State/Status", "exited")?;
+    eq("exit code", &inspect(stage, &name, "/State/ExitCode")?, &137.into())
+}
