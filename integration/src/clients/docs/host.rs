@@ -44,7 +44,11 @@ pub fn prepare(stage: &Stage) -> Res {
     let name = package.file_name().unwrap_or_default();
     fs::copy(&package, stage.dir.join("home").join(name))?;
     fs::create_dir(stage.dir.join("bin"))?;
-    stage.path_first(&stage.dir.join("bin"));
+    let mut path = stage.path("bin");
+    if let Some(dir) = &stage.containerd {
+        path.push_str(&format!(":{}", dir.display()));
+    }
+    stage.set_env("PATH", path + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     Ok(())
 }
 
@@ -117,9 +121,12 @@ pub fn containerd_image(stage: &Stage, namespace: &str) -> Res {
 /// Loads what holds a pod under the name that containerd's configuration has.
 pub fn pause_image(stage: &Stage) -> Res {
     let text = stage.cmd(&["containerd", "config", "dump"]).must()?;
-    let image = text.lines().find_map(|line| line.trim().strip_prefix("sandbox_image = "));
-    let Some(image) = image.map(|image| image.trim_matches('"')) else {
-        return fail("containerd's configuration has no sandbox_image");
+    let image = text.lines().map(str::trim).find_map(|line| {
+        // The second one is that of 2.x.
+        line.strip_prefix("sandbox_image = ").or_else(|| line.strip_prefix("sandbox = "))
+    });
+    let Some(image) = image.map(|image| image.trim_matches(['"', '\''])) else {
+        return fail("containerd's configuration names no image for sandboxes");
     };
     let ctr = |words: &[&str]| stage.cmd(&["ctr", "--namespace", "k8s.io"]).args(words).must();
     ctr(&["images", "import", &archive(stage, "pause.tar")])?;
