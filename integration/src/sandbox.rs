@@ -25,6 +25,7 @@ use oci_tests::devices;
 use oci_tests::kind::Kind;
 use oci_tests::shield::Shield;
 
+use crate::clients;
 use crate::job::Job;
 
 /// Directories that daemons write to, whatever their configuration says. containerd 1.6 has its shims'
@@ -99,7 +100,10 @@ pub fn prepare(job: &Job) -> io::Result<Shield> {
         let all = cgroups::hierarchies();
         all.iter().any(|h| h.v2) && all.iter().any(|h| !h.v2)
     };
-    if hybrid && Kind::of(&job.runtime) == Kind::Crun {
+    if clients::needs_own_cgroups(job.client) {
+        cgroups::enter(&job.word)?;
+        cgroups::show_below(Layout::V1, &job.word, &job.dir.join("root"))?;
+    } else if hybrid && Kind::of(&job.runtime) == Kind::Crun {
         cgroups::show(Layout::V1, &job.dir.join("root"))?;
     }
     let mut programs = vec![job.runtime.clone()];
@@ -134,7 +138,7 @@ pub fn prepare(job: &Job) -> io::Result<Shield> {
 }
 
 /// Makes /`top` writable for this job alone.
-fn overlay(dir: &Path, top: &str) -> io::Result<()> {
+pub fn overlay(dir: &Path, top: &str) -> io::Result<()> {
     let (upper, work) = (dir.join(format!("{top}-upper")), dir.join(format!("{top}-work")));
     fs::create_dir(&upper)?;
     fs::create_dir(&work)?;

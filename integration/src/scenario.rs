@@ -16,6 +16,8 @@ pub struct Scenario {
     pub deadline: Duration,
     /// The scenario itself.
     pub run: fn(&Stage) -> Res,
+    /// Why it is not run on this machine, if it is not.
+    pub skipped: Option<&'static str>,
 }
 
 /// How long a scenario may take unless it says something else: a second or two, and a shared machine.
@@ -23,7 +25,12 @@ const DEADLINE: Duration = Duration::from_secs(45);
 
 /// A scenario with the usual deadline.
 pub const fn scenario(name: &'static str, rows: &'static str, run: fn(&Stage) -> Res) -> Scenario {
-    Scenario { name, rows, deadline: DEADLINE, run }
+    Scenario { name, rows, deadline: DEADLINE, run, skipped: None }
+}
+
+/// A scenario that is reported, and not run.
+pub const fn skipped(name: &'static str, rows: &'static str, reason: &'static str) -> Scenario {
+    Scenario { name, rows, deadline: Duration::ZERO, run: |_| Ok(()), skipped: Some(reason) }
 }
 
 impl Scenario {

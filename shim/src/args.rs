@@ -11,6 +11,18 @@ use std::path::PathBuf;
 
 use runtime::{Error, ErrorKind, Result};
 
+/// Flags that have a value.
+const WITH_VALUE: [&str; 8] = [
+    "address",
+    "bundle",
+    "debug-socket",
+    "id",
+    "log-level",
+    "namespace",
+    "publish-binary",
+    "socket",
+];
+
 /// What the shim was started for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Action {
@@ -116,17 +128,7 @@ impl Arguments {
         value: Option<OsString>,
         rest: &mut impl Iterator<Item = OsString>,
     ) -> Result<()> {
-        const KNOWN: [&str; 8] = [
-            "address",
-            "bundle",
-            "debug-socket",
-            "id",
-            "log-level",
-            "namespace",
-            "publish-binary",
-            "socket",
-        ];
-        if !KNOWN.contains(&name) {
+        if !WITH_VALUE.contains(&name) {
             return Err(invalid(format!("-{name}"), "flag is not known"));
         }
         let value = value
@@ -238,6 +240,18 @@ mod tests {
         ] {
             let parsed = parse(line).unwrap();
             assert_eq!((parsed.action, parsed.debug), (action, debug), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_manual_page_has_them() {
+        let page = include_str!("../containerd-shim-bulkhead-v2.8").replace("\\-", "-");
+        for flag in WITH_VALUE.iter().chain(&["debug", "info", "v", "version"]) {
+            let named = |line: &str| {
+                line.starts_with(".B")
+                    && line.split([' ', ',', '\\']).any(|word| word.strip_prefix('-') == Some(flag))
+            };
+            assert!(page.lines().any(named), "-{flag}");
         }
     }
 

@@ -414,6 +414,17 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_page_has_them() {
+        let page = include_str!("../containerd-shim-bulkhead-v2.8").to_lowercase();
+        let options = serde_json::to_value(Options::default()).unwrap();
+        for name in options.as_object().unwrap().keys() {
+            let key = name.replace('_', "");
+            let named = |line: &str| line.starts_with(".br") && line.contains(&key);
+            assert!(page.lines().any(named), "{name}");
+        }
+    }
+
+    #[test]
     fn kept_in_the_bundle() {
         let bundle = crate::testing::directory("options");
         assert_eq!(Options::load(&bundle).unwrap(), Options::default());

@@ -32,7 +32,12 @@ fn write(tree: clap::Command, directory: &std::path::Path) -> std::io::Result<()
     {
         let name = command.get_bin_name().unwrap_or_else(|| command.get_name()).replace(' ', "-");
         let mut page = Vec::new();
-        clap_mangen::Man::new(command.clone()).title(&name).section("8").render(&mut page)?;
+        clap_mangen::Man::new(command.clone())
+            .title(&name)
+            .section("8")
+            .source(concat!("bulkhead ", env!("CARGO_PKG_VERSION")))
+            .manual("Bulkhead")
+            .render(&mut page)?;
         std::fs::write(directory.join(format!("{name}.8")), page)?;
     }
     Ok(())

@@ -8,10 +8,11 @@ mod buildah;
 mod containerd;
 mod cri;
 mod docker;
+mod docs;
 mod podman;
 
 /// All clients, in the order of lists and results.
-pub const ALL: [&Client; 8] = [
+pub const ALL: [&Client; 13] = [
     &containerd::CLIENT,
     &cri::CLIENT,
     &docker::CLIENT,
@@ -20,7 +21,17 @@ pub const ALL: [&Client; 8] = [
     &podman::ROOTLESS,
     &buildah::CLIENT,
     &buildah::ROOTLESS,
+    &docs::CONTAINERD,
+    &docs::KUBERNETES,
+    &docs::SHIM,
+    &docs::DOCKER,
+    &docs::PODMAN,
 ];
+
+/// Whether a client gets a root of its own in every cgroup hierarchy.
+pub fn needs_own_cgroups(client: usize) -> bool {
+    docs::needs_own_cgroups(ALL[client])
+}
 
 /// The line that names a scenario.
 pub fn title(client: usize, index: usize) -> String {

@@ -84,6 +84,11 @@ pub fn hierarchies() -> Vec<Hierarchy> {
 /// Nothing below the machine's /sys/fs/cgroup is unmounted or moved; the old root goes as a whole, in
 /// this mount namespace, where nothing propagates.
 pub fn show(layout: Layout, scratch: &Path) -> io::Result<()> {
+    show_below(layout, "", scratch)
+}
+
+/// The same, with the cgroup `top` for the root of each hierarchy: after [`enter`].
+pub fn show_below(layout: Layout, top: &str, scratch: &Path) -> io::Result<()> {
     if layout == Layout::Host {
         return Ok(());
     }
@@ -109,14 +114,14 @@ pub fn show(layout: Layout, scratch: &Path) -> io::Result<()> {
             let Some(unified) = all.iter().find(|h| h.v2) else {
                 return Err(io::Error::other("no cgroup2 hierarchy is mounted"));
             };
-            bind(&unified.point, &target)?;
+            bind(&unified.point.join(top), &target)?;
         }
         Layout::V1 | Layout::Host => {
             mount(Some("tmpfs"), &target, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
             for hierarchy in all.iter().filter(|h| !h.v2) {
                 let Some(name) = hierarchy.point.file_name() else { continue };
                 fs::create_dir(target.join(name))?;
-                bind(&hierarchy.point, &target.join(name))?;
+                bind(&hierarchy.point.join(top), &target.join(name))?;
             }
         }
     }
@@ -125,6 +130,23 @@ pub fn show(layout: Layout, scratch: &Path) -> io::Result<()> {
     umount2(".", MntFlags::MNT_DETACH)?;
     nix::unistd::chdir("/")?;
     Ok(())
+}
+
+/// Makes the cgroup `name` in every hierarchy and moves this process there, in a cgroup namespace with it
+/// for its root.
+pub fn enter(name: &str) -> io::Result<()> {
+    for hierarchy in hierarchies() {
+        let dir = hierarchy.point.join(name);
+        fs::create_dir(&dir)?;
+        for knob in ["cpuset.cpus", "cpuset.mems"] {
+            // Of a v1 cpuset, which takes nobody in before both are set.
+            if !hierarchy.v2 && dir.join(knob).exists() {
+                fs::write(dir.join(knob), fs::read(hierarchy.point.join(knob))?)?;
+            }
+        }
+        fs::write(dir.join("cgroup.procs"), "0")?;
+    }
+    Ok(nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP)?)
 }
 
 /// The mount points of this mount namespace, in the order of the table.
