@@ -84,10 +84,11 @@ pub(crate) fn create(
     let notify = options.notify_socket.as_ref().map(|_| StateDir::notify_path(root, id));
     let plan = plan::plan(id, options, notify.as_deref(), &host, warnings)?;
     check_console(&plan, options)?;
-    plan.cgroup.refuse_occupied()?;
     let dir = StateDir::make(root, id)?;
     let record = new_record(&plan, options, &host);
     let mut undo = Undo { dir: Some(dir), record, cgroup_made: false, poststop: None };
+    // After the name is taken: whose process that is, is told by its name. Before anything is recorded.
+    plan.cgroup.refuse_occupied()?;
     let dir = undo.dir.as_ref().expect("set above");
     dir.write_config(&spec::to_stored(&options.config.spec))?;
     dir.write_record(&undo.record)?;

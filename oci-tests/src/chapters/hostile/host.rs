@@ -301,8 +301,15 @@ fn reachable() -> Vec<Test> {
                 let words = ["create", "--bundle", bundle.path(), &bundle.id];
                 let output = lab.call(&words).shell("umask 0; exec \"$@\"").piped()?.0;
                 eq("create", &output.code, &Some(0))?;
-                let mode = fs::metadata(lab.state.join(&bundle.id))?.mode();
-                eq("rights of others to read and write", &(mode & 0o066), &0)
+                let directory = lab.state.join(&bundle.id);
+                let mode = fs::metadata(&directory)?.mode();
+                eq("rights of others to read and write", &(mode & 0o066), &0)?;
+                for entry in fs::read_dir(directory)?.flatten() {
+                    let what = format!("rights of others to write {:?}", entry.file_name());
+                    let rights = entry.metadata()?.mode() & 0o022;
+                    lab.quality(rights == 0, format!("{what}: {rights:o}"))?;
+                }
+                Ok(())
             },
         ),
         test(
