@@ -5,6 +5,7 @@
 
 use std::io::{IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::SystemTime;
@@ -257,7 +258,9 @@ fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let temporary =
         path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     // A name that is there already may be a link that somebody else has put in a shared directory.
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&temporary);
+    let mut options = std::fs::OpenOptions::new();
+    // Who can write it chooses what others signal, so an open umask does not count.
+    let file = options.write(true).create_new(true).mode(0o644).open(&temporary);
     let mut file = file.call("open").context("write", context())?;
     let written = file
         .write_all(pid.to_string().as_bytes())

@@ -51,6 +51,7 @@ pub use container::{Container, Listing, Process, Report, Status};
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
 pub use options::{CreateOptions, ExecOptions, Rootless, Start, Then};
+pub use rlimits::survive_file_size_limit;
 pub use seal::protect_own_binary;
 pub use spec::{Config, load_config, load_process, load_resources, parse_config};
 pub use timestamp::{rfc3339, rfc3339_nano};

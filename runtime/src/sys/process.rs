@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigHandler, SigSet, Signal};
 
 use super::{Result, check};
 use crate::error::Failure;
@@ -35,6 +35,14 @@ pub(crate) fn reset_signals() -> Result<()> {
         check("rt_sigaction", done)?;
     }
     SigSet::empty().thread_set_mask().map_err(|errno| Failure { call: "rt_sigprocmask", errno })
+}
+
+/// Ignores a signal, also after `execve`.
+pub(crate) fn ignore_signal(signal: Signal) -> Result<()> {
+    // SAFETY: SIG_IGN is a valid disposition and runs no code.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }
+        .map(drop)
+        .map_err(|errno| Failure { call: "rt_sigaction", errno })
 }
 
 /// Every signal, with those that the C library keeps for itself, which `SigSet::all` leaves out.

@@ -82,6 +82,23 @@ pub(super) fn tests() -> Vec<Test> {
         }),
         test(
             SECTION,
+            "F160",
+            "a caller's limit of file sizes is an error, and not a death",
+            |lab| {
+                let bundle = lab.bundle(&["pause"], |_| {})?;
+                let words = ["create", "--bundle", bundle.path(), &bundle.id];
+                // What it prints goes to a pipe, which has no size.
+                let output = lab.call(&words).shell("ulimit -f 0; exec \"$@\"").piped()?.0;
+                ensure(output.code != Some(0), "the record was not written, and create succeeded")?;
+                lab.quality(output.signal.is_none(), output.brief())?;
+                let left = fs::read_dir(&lab.state)?.count();
+                lab.quality(left == 0, format!("{left} entries are left"))?;
+                lab.call(&["delete", "--force", &bundle.id]).output()?;
+                lab.nothing_left()
+            },
+        ),
+        test(
+            SECTION,
             "F162",
             "a state directory that is read-only is an error that says so",
             |lab| {
