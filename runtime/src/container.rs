@@ -448,10 +448,7 @@ impl Container {
             .context("signal container", quote(&self.record.id))?;
         if signal == libc::SIGKILL {
             // A frozen process of cgroup v1 dies when it is thawed.
-            let cgroup = self.cgroup()?;
-            if cgroup.is_frozen()? {
-                cgroup.thaw()?;
-            }
+            self.cgroup()?.let_killed_go()?;
         }
         Ok(())
     }
