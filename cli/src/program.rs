@@ -99,6 +99,7 @@ fn start(words: &[OsString]) -> Result<u8, Failed> {
     if name == "help" || name == "h" {
         return help(rest.first()).map_err(early);
     }
+    runtime::survive_file_size_limit().map_err(|error| early(error.into()))?;
     let entry = name.to_str().and_then(commands::find);
     // Before anything is opened: this may execute the program again from a copy.
     let guarded = match entry {

@@ -10,9 +10,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 
-use crate::cgroup::Cgroup;
 use crate::cgroup::stats::Stats;
 use crate::cgroup::victim::Victim;
+use crate::cgroup::{self, Cgroup};
 use crate::create;
 use crate::error::{Context, Error, ErrorKind, Result, quote};
 use crate::hooks::Kind;
@@ -139,7 +139,11 @@ impl Container {
     pub fn load(root: &Path, id: &str) -> Result<Container> {
         validate::validate_id(id)?;
         let dir = StateDir::open(root, id)?;
-        let record = dir.record()?;
+        let record = dir.record().map_err(|error| match error.errno() {
+            // Not recorded yet, or no longer.
+            Some(Errno::ENOENT) => state::not_found(id),
+            _ => error,
+        })?;
         Ok(Container { dir, record, here: None, spec: None })
     }
 
@@ -445,10 +449,7 @@ impl Container {
             .context("signal container", quote(&self.record.id))?;
         if signal == libc::SIGKILL {
             // A frozen process of cgroup v1 dies when it is thawed.
-            let cgroup = self.cgroup()?;
-            if cgroup.is_frozen()? {
-                cgroup.thaw()?;
-            }
+            self.cgroup()?.let_killed_go()?;
         }
         Ok(())
     }
@@ -517,8 +518,9 @@ impl Container {
         }
     }
 
-    /// Removes whatever is left of `id` when [`Container::load`] cannot read it: the state directory
-    /// alone, because nothing else can be known.
+    /// Removes whatever is left of `id` when [`Container::load`] cannot read it: the state directory,
+    /// and where the record is damaged also the cgroup of the stored configuration with all that runs in
+    /// it, which nobody could find afterwards.
     ///
     /// # Errors
     /// `WrongState` when the container can be loaded after all: whoever was creating it has finished.
@@ -538,10 +540,10 @@ impl Container {
                 ));
             }
             Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
-            Err(error) if error.errno().is_some_and(|errno| errno != Errno::ENOENT) => {
-                return Err(error);
-            }
-            Err(_) => {}
+            // Without a record nothing was made.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            Err(error) if error.errno().is_some() => return Err(error),
+            Err(_) => end_unrecorded(&dir, id)?,
         }
         dir.remove()
     }
@@ -589,6 +591,23 @@ impl Container {
     ) -> Result<()> {
         self.cgroup()?.watch_oom(until, seen)
     }
+}
+
+/// Kills what runs in the cgroup that the stored configuration names, and removes it.
+fn end_unrecorded(dir: &StateDir, id: &str) -> Result<()> {
+    // As damaged as the record: then the directory is all that is known.
+    let Ok(spec) = dir.config().and_then(|json| spec::stored(&json)) else { return Ok(()) };
+    let linux = spec.linux().clone().unwrap_or_default();
+    let cgroup = cgroup::plan(
+        &linux,
+        id,
+        &Host::read()?.layout,
+        cgroup::Permission::Tolerated,
+        &mut Vec::new(),
+    );
+    let recorded = cgroup?.recorded();
+    Cgroup::open(&recorded)?.kill(libc::SIGKILL)?;
+    recorded.delete()
 }
 
 /// The process with the container's limits and scheduling where it names none, as under runc.

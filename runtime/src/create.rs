@@ -5,6 +5,7 @@
 
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::SystemTime;
@@ -83,10 +84,11 @@ pub(crate) fn create(
     let notify = options.notify_socket.as_ref().map(|_| StateDir::notify_path(root, id));
     let plan = plan::plan(id, options, notify.as_deref(), &host, warnings)?;
     check_console(&plan, options)?;
-    plan.cgroup.refuse_occupied()?;
     let dir = StateDir::make(root, id)?;
     let record = new_record(&plan, options, &host);
     let mut undo = Undo { dir: Some(dir), record, cgroup_made: false, poststop: None };
+    // After the name is taken: whose process that is, is told by its name. Before anything is recorded.
+    plan.cgroup.refuse_occupied()?;
     let dir = undo.dir.as_ref().expect("set above");
     dir.write_config(&spec::to_stored(&options.config.spec))?;
     dir.write_record(&undo.record)?;
@@ -255,7 +257,9 @@ fn write_pid_file(path: &Path, pid: i32) -> Result<()> {
     let temporary =
         path.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
     // A name that is there already may be a link that somebody else has put in a shared directory.
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&temporary);
+    let mut options = std::fs::OpenOptions::new();
+    // Who can write it chooses what others signal, so an open umask does not count.
+    let file = options.write(true).create_new(true).mode(0o644).open(&temporary);
     let mut file = file.call("open").context("write", context())?;
     let written = file
         .write_all(pid.to_string().as_bytes())

@@ -167,7 +167,9 @@ impl Command {
             | PosixSpawnFlags::POSIX_SPAWN_SETSIGMASK;
         attributes.set_flags(flags).call("posix_spawnattr_setflags")?;
         attributes.set_pgroup(Pid::from_raw(0)).call("posix_spawnattr_setpgroup")?;
-        attributes.set_sigdefault(&SigSet::all()).call("posix_spawnattr_setsigdefault")?;
+        attributes
+            .set_sigdefault(&sys::process::every_signal())
+            .call("posix_spawnattr_setsigdefault")?;
         attributes.set_sigmask(&SigSet::empty()).call("posix_spawnattr_setsigmask")?;
         posix_spawn(self.path.as_c_str(), &actions, &attributes, &self.args, &self.env)
             .call("posix_spawn")

@@ -56,6 +56,7 @@ pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
 pub use messages::{peer_user, receive_message, send_message};
 pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
+pub use rlimits::survive_file_size_limit;
 pub use seal::protect_own_binary;
 pub use spec::{Config, load_config, load_process, load_resources, parse_config, parse_process};
 pub use timestamp::{rfc3339, rfc3339_nano};

@@ -12,11 +12,18 @@
 //!    or `RLIMIT_DATA` is for the program, and would starve the runtime's own last steps.
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 
 use crate::error::{Context, Result};
 use crate::sys;
+
+/// Makes a write beyond the caller's own `RLIMIT_FSIZE` an error (`EFBIG`). It would be the end of the
+/// calling process (SIGXFSZ), half-way through a `create`, say. Containers have the default again.
+pub fn survive_file_size_limit() -> Result<()> {
+    sys::process::ignore_signal(Signal::SIGXFSZ).context("ignore", "SIGXFSZ")
+}
 
 /// One limit to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,12 +20,13 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FchmodatFlags, Mode};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
@@ -134,7 +135,13 @@ impl StateDir {
         let mode = Mode::S_IRWXU;
         match nix::unistd::mkdir(&path, mode) {
             Err(Errno::ENOENT) => {
-                std::fs::create_dir_all(root).call("mkdir").context("create", subject(root))?;
+                // Never open to others, be it for a moment: what they put there would be a container.
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(mode.bits())
+                    .create(root)
+                    .call("mkdir")
+                    .context("create", subject(root))?;
                 nix::sys::stat::fchmodat(
                     nix::fcntl::AT_FDCWD,
                     root,
@@ -264,10 +271,10 @@ impl StateDir {
             .context("create", context())
     }
 
-    /// Removes the directory of the socket for readiness with all that is in it: a container that
-    /// may remount could write there.
-    fn remove_notify(&self) -> Result<()> {
-        let path = self.path.join(NOTIFY);
+    /// Removes a directory with all that is in it: that of the socket for readiness, where a container
+    /// that may remount could write, or one that has come into a file's place.
+    fn remove_tree(&self, name: &str) -> Result<()> {
+        let path = self.path.join(name);
         std::fs::remove_dir_all(&path).call("rmdir").context("remove", quote(&path))
     }
 
@@ -294,12 +301,20 @@ impl StateDir {
             .context("write", context())
     }
 
+    /// Reads a file of ours. Whatever else has its name, a FIFO say, is an error at once.
     fn read(&self, name: &str) -> Result<Vec<u8>> {
         let context = || quote(self.path.join(name));
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&self.dir, name, flags, Mode::empty())
-            .call("open")
-            .context("read", context())?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let not_ours = || Error::new(ErrorKind::System, "read", context(), "is not a regular file");
+        let file = match openat(&self.dir, name, flags, Mode::empty()) {
+            // A symbolic link, a socket.
+            Err(Errno::ELOOP | Errno::ENXIO) => return Err(not_ours()),
+            opened => opened.call("open").context("read", context())?,
+        };
+        let stat = nix::sys::stat::fstat(&file).call("fstat").context("read", context())?;
+        if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+            return Err(not_ours());
+        }
         let mut bytes = Vec::new();
         std::fs::File::from(file)
             .take(LONGEST)
@@ -309,14 +324,14 @@ impl StateDir {
         Ok(bytes)
     }
 
-    /// Removes the directory and what we put there. Anything else in it is an error: it is not ours.
+    /// Removes the directory and what has the names of our files. Anything else in it is an error: it is not ours.
     pub(crate) fn remove(self) -> Result<()> {
         let context = || subject(&self.path);
         // The record goes last: until then `delete` finds it and can try again.
         for name in [SOCKET, NOTIFY, NEW_CONFIG, CONFIG, NEW_STATE, STATE] {
             match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => {}
-                Err(Errno::EISDIR) if name == NOTIFY => self.remove_notify()?,
+                Err(Errno::EISDIR) => self.remove_tree(name)?,
                 other => other.call("unlink").context("remove", quote(self.path.join(name)))?,
             }
         }

@@ -30,7 +30,13 @@ impl super::Command for Delete {
                 .context("wait for", "end of input")?;
         }
         match Container::load(&session.root, &self.id) {
-            Ok(container) => session.warned(|warnings| container.delete(self.force, warnings))?,
+            Ok(container) => {
+                match session.warned(|warnings| container.delete(self.force, warnings)) {
+                    // Another `delete` was faster.
+                    Err(Failure::Runtime(e)) if self.force && e.kind() == ErrorKind::NotFound => {}
+                    deleted => deleted?,
+                }
+            }
             // A bad name is nobody's remains.
             Err(error) if error.kind() == ErrorKind::Invalid => return Err(error.into()),
             // Out of memory, say: what cannot be read now must not be lost.

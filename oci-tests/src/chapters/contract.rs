@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::check::{Test, ensure, eq, fail, has, same, test};
+use crate::check::{Res, Test, ensure, eq, fail, has, same, test};
 use crate::lab::container::Container;
 
 /// Tests of this chapter.
@@ -221,15 +221,19 @@ fn outputs() -> Vec<Test> {
             "state files do not follow a caller's open umask",
             |lab| {
                 let bundle = lab.bundle(&["pause"], |_| {})?;
-                let output = lab
-                    .call(&["create", "--bundle", bundle.path(), &bundle.id])
-                    .shell("umask 0; exec \"$@\"")
-                    .output()?;
+                let file = lab.dir.join("pid");
+                let name = file.display().to_string();
+                let words = ["create", "--pid-file", &name, "--bundle", bundle.path(), &bundle.id];
+                let output = lab.call(&words).shell("umask 0; exec \"$@\"").output()?;
                 eq("create", &output.code, &Some(0))?;
-                let mode = std::os::unix::fs::PermissionsExt::mode(
-                    &fs::metadata(lab.state.join(&bundle.id))?.permissions(),
-                );
-                eq("others' right to write", &(mode & 0o022), &0)
+                let written_by_others = |path: &std::path::Path| -> Res<u32> {
+                    let permissions = fs::metadata(path)?.permissions();
+                    Ok(std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o022)
+                };
+                let directory = written_by_others(&lab.state.join(&bundle.id))?;
+                eq("others' right to write", &directory, &0)?;
+                let file = written_by_others(&file)?;
+                lab.quality(file == 0, format!("others may write the pid file: {file:o}"))
             },
         ),
     ]

@@ -220,6 +220,19 @@ fn identity() -> Vec<Test> {
                 )
             },
         ),
+        // Images built by Nix have a link there.
+        test(user, "F5", "HOME comes from the file that a link at /etc/passwd leads to", |lab| {
+            let bundle = lab.bundle(&["report"], |spec| {
+                spec["process"]["env"] = json!(["PATH=/bin"]);
+                spec["process"]["user"]["uid"] = json!(4242);
+            })?;
+            let passwd = bundle.inside("/etc/passwd");
+            let _ = std::fs::remove_file(&passwd);
+            std::fs::write(bundle.inside("/data/users"), "x:x:4242:0::/home/linked:/bin/sh\n")?;
+            std::os::unix::fs::symlink("/data/users", passwd)?;
+            let seen = lab.seen(&bundle)?;
+            has("environment", &seen["report"]["env"].to_string(), "HOME=/home/linked")
+        }),
         test(user, "F5", "HOME of process.env is kept", |lab| {
             let seen =
                 lab.report(|spec| spec["process"]["env"] = json!(["PATH=/bin", "HOME=/mine"]))?;

@@ -6,14 +6,17 @@
 //! (<https://docs.kernel.org/admin-guide/cgroup-v1/freezer-subsystem.html>). Whatever goes wrong, a
 //! container is not left frozen: one that hangs for good is worse than one that was not paused.
 
-use std::os::fd::AsFd;
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Cgroup, Group, knob};
+use super::{Cgroup, Group, children, knob, open_dir, vanished};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 
 /// A process in an uninterruptible wait holds a freeze up for as long as it waits.
@@ -55,6 +58,18 @@ impl Cgroup {
         self.some_freezer()?.thaw()
     }
 
+    /// Lets those go that were sent SIGKILL, of which nothing frozen in cgroup v1 can die: also out of
+    /// sub-cgroups that the container has frozen itself. In v2 the signal reaches them all the same.
+    pub fn let_killed_go(&self) -> Result<()> {
+        match self.v1("freezer") {
+            Some(group) => {
+                thaw_tree(&group.dir).context("thaw what is below", quote(&group.at.path))
+            }
+            None if self.is_frozen()? => self.thaw(),
+            None => Ok(()),
+        }
+    }
+
     /// Whether the container is frozen, or on its way there. Without a freezer it never is.
     pub fn is_frozen(&self) -> Result<bool> {
         let (group, file) = match self.freezer() {
@@ -78,6 +93,22 @@ impl Freezer<'_> {
             Freezer::V2(group) => set_v2(group, "0"),
         }
     }
+}
+
+/// Thaws a cgroup of v1 and all below it. What vanishes meanwhile holds nobody.
+fn thaw_tree(dir: &OwnedFd) -> Result<(), Failure> {
+    match knob::put(dir, "freezer.state", "THAWED") {
+        Err(f) if vanished(f.errno) => return Ok(()),
+        result => result?,
+    }
+    for name in children(dir)? {
+        let child = Path::new(OsStr::from_bytes(name.to_bytes()));
+        match open_dir(dir, child) {
+            Err(f) if vanished(f.errno) => {}
+            opened => thaw_tree(&opened?)?,
+        }
+    }
+    Ok(())
 }
 
 fn freeze_v1(group: &Group) -> Result<()> {

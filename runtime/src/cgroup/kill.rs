@@ -32,7 +32,7 @@ impl Cgroup {
             return self.kill_frozen();
         }
         // cgroup.kill marks what the v1 freezer holds; it dies when it is let go.
-        if self.is_frozen()? { self.thaw() } else { Ok(()) }
+        self.let_killed_go()
     }
 
     fn kill_unified(&self) -> Result<()> {
@@ -75,8 +75,7 @@ impl Cgroup {
             }
         }
         // A frozen process of v1 dies when it is thawed. Thaw also after an error.
-        let thawed = if self.is_frozen()? { self.thaw() } else { Ok(()) };
-        result.and(thawed)
+        result.and(self.let_killed_go())
     }
 
     fn signal_frozen(&self, signal: i32) -> Result<()> {

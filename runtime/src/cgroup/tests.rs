@@ -244,6 +244,20 @@ fn an_empty_cgroup_freezes() {
     assert!(!test.cgroup.is_frozen().unwrap());
 }
 
+/// As a container may that has its cgroups mounted writable: on v1 nothing frozen dies.
+#[test]
+fn sigkill_reaches_what_the_container_has_frozen_itself() {
+    let test = make("{}");
+    let Some(freezer) = test.cgroup.v1("freezer") else { return };
+    let mut child = test.run("read end");
+    let nested = freezer.at.path.join("a");
+    std::fs::create_dir_all(nested.join("b")).unwrap();
+    std::fs::write(nested.join("b/cgroup.procs"), child.id().to_string()).unwrap();
+    std::fs::write(nested.join("freezer.state"), "FROZEN").unwrap();
+    test.cgroup.kill(libc::SIGKILL).unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+}
+
 #[test]
 fn only_listed_devices_open() {
     // full (1:7) is a default, kmsg (1:11) is not, and fuse is allowed here for reading only.

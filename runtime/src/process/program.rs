@@ -448,15 +448,18 @@ fn executable(path: &CStr) -> Result<(), Errno> {
     faccessat(nix::fcntl::AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)
 }
 
-/// A file of the container: never blocks on a fifo, never follows a last link, never reads more than
-/// an administrator would write.
+/// A file of the container: never blocks on a fifo, never reads more than an administrator would
+/// write. Links are followed (images built by Nix have one at /etc/passwd), but no magic ones, and not to
+/// a file that the kernel makes up, such as its log, which is gone once it is read: those have no size.
 fn read_bounded(path: &CStr) -> Option<Vec<u8>> {
     use std::io::Read;
     const LONGEST: u64 = 1 << 20;
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
-    let file = nix::fcntl::open(path, flags, Mode::empty()).ok()?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let resolve = libc::RESOLVE_NO_MAGICLINKS;
+    let file = sys::openat2::openat2(nix::fcntl::AT_FDCWD, path, flags.bits(), 0, resolve).ok()?;
     let stat = fstat(&file).ok()?;
-    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFREG || stat.st_size == 0 {
         return None;
     }
     let mut bytes = Vec::new();

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
 };
+use nix::sys::stat::{Mode, fchmod};
 
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::process::channel::Channel;
@@ -33,6 +34,8 @@ fn unix_socket(flags: SockFlag) -> std::result::Result<OwnedFd, Failure> {
 pub(crate) fn listen_in(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
     let listening = || {
         let socket = unix_socket(SockFlag::empty())?;
+        // The file gets the socket's mode, less the caller's umask.
+        fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR).call("fchmod")?;
         bind(socket.as_raw_fd(), &address(dir).call("bind")?).call("bind")?;
         listen(&socket, Backlog::new(16).expect("16 is in range")).call("listen")?;
         Ok(socket)

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::sys::signal::{SigHandler, SigSet, Signal};
 
 use super::{Result, check};
 use crate::error::Failure;
@@ -11,22 +12,47 @@ use crate::error::Failure;
 /// Highest signal number of Linux (`_NSIG`).
 const SIGNALS: i32 = 64;
 
+/// Size of the kernel's signal mask in bytes.
+const MASK_SIZE: usize = SIGNALS as usize / 8;
+
 /// Resets every signal to its default action and unblocks all. An ignored signal survives `execve`,
 /// and Rust ignores SIGPIPE at start, so a container would inherit both ours and the caller's.
+///
+/// By the bare system call: glibc keeps signals 32 and 33 for its threads and refuses to change them,
+/// but its `posix_spawn` leaves them ignored, so whoever is started by that hands them on.
 pub(crate) fn reset_signals() -> Result<()> {
+    /// A `struct sigaction` of the kernel, the longest of any architecture: all zeroes is `SIG_DFL`
+    /// without flags.
+    const DEFAULT: [u64; 8] = [0; 8];
     for signal in 1..=SIGNALS {
-        // glibc keeps 32 and 33 for itself and refuses them; SIGKILL and SIGSTOP cannot change.
-        if matches!(signal, libc::SIGKILL | libc::SIGSTOP | 32 | 33) {
+        if matches!(signal, libc::SIGKILL | libc::SIGSTOP) {
             continue;
         }
-        // SAFETY: SIG_DFL is a valid disposition and no old one is asked for.
-        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
-            return Err(Failure::last("rt_sigaction"));
-        }
+        let (default, old) = (DEFAULT.as_ptr(), std::ptr::null_mut::<u64>());
+        // SAFETY: the kernel reads the structure, whose mask has the size given, and writes no old one.
+        let done =
+            unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default, old, MASK_SIZE) };
+        check("rt_sigaction", done)?;
     }
-    nix::sys::signal::SigSet::empty()
-        .thread_set_mask()
-        .map_err(|errno| Failure { call: "rt_sigprocmask", errno })
+    SigSet::empty().thread_set_mask().map_err(|errno| Failure { call: "rt_sigprocmask", errno })
+}
+
+/// Ignores a signal, also after `execve`.
+pub(crate) fn ignore_signal(signal: Signal) -> Result<()> {
+    // SAFETY: SIG_IGN is a valid disposition and runs no code.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigIgn) }
+        .map(drop)
+        .map_err(|errno| Failure { call: "rt_sigaction", errno })
+}
+
+/// Every signal, with those that the C library keeps for itself, which `SigSet::all` leaves out.
+pub(crate) fn every_signal() -> SigSet {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: a sigset_t is an array of bits, of which every pattern is valid; all bytes are written.
+    unsafe {
+        set.as_mut_ptr().write_bytes(0xff, 1);
+        SigSet::from_sigset_t_unchecked(set.assume_init())
+    }
 }
 
 /// Overwrites the argument and environment strings that the kernel put on this process's stack, and

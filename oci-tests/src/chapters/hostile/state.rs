@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
 use serde_json::{Value, json};
 
-use crate::check::{Res, Test, ensure, eq, test};
+use crate::check::{Res, Test, ensure, eq, skip, test};
 use crate::lab::call::Output;
 use crate::lab::cgroups;
 use crate::lab::container::Container;
@@ -33,6 +34,20 @@ pub(super) fn tests() -> Vec<Test> {
             "F162",
             "a record with any one field null, absent or of another type crashes no command",
             damaged,
+        ),
+        test(
+            SECTION,
+            "F162",
+            "something else in the record's place is an error of every command, and can be deleted",
+            |lab| {
+                // A FIFO without a writer would hold a careless reader for good.
+                replaced(lab, "a FIFO", |path| Ok(nix::unistd::mkfifo(path, Mode::S_IRWXU)?))?;
+                replaced(lab, "a link", |path| {
+                    Ok(std::os::unix::fs::symlink("/etc/hostname", path)?)
+                })?;
+                replaced(lab, "a directory", |path| Ok(fs::create_dir_all(path.join("x"))?))?;
+                replaced(lab, "nonsense", |path| Ok(fs::write(path, "null")?))
+            },
         ),
         test(
             SECTION,
@@ -65,6 +80,23 @@ pub(super) fn tests() -> Vec<Test> {
             ensure(refused.get() > 0, "no state directory was too small")?;
             Ok(())
         }),
+        test(
+            SECTION,
+            "F160",
+            "a caller's limit of file sizes is an error, and not a death",
+            |lab| {
+                let bundle = lab.bundle(&["pause"], |_| {})?;
+                let words = ["create", "--bundle", bundle.path(), &bundle.id];
+                // What it prints goes to a pipe, which has no size.
+                let output = lab.call(&words).shell("ulimit -f 0; exec \"$@\"").piped()?.0;
+                ensure(output.code != Some(0), "the record was not written, and create succeeded")?;
+                lab.quality(output.signal.is_none(), output.brief())?;
+                let left = fs::read_dir(&lab.state)?.count();
+                lab.quality(left == 0, format!("{left} entries are left"))?;
+                lab.call(&["delete", "--force", &bundle.id]).output()?;
+                lab.nothing_left()
+            },
+        ),
         test(
             SECTION,
             "F162",
@@ -198,6 +230,29 @@ fn broken(lab: &Lab, variants: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> Res {
     ensure(record.is_some(), "no record was found")?;
     result?;
     container.end()
+}
+
+/// Puts something in the place of a running container's record.
+fn replaced(lab: &Lab, what: &str, put: impl FnOnce(&Path) -> Res) -> Res {
+    let container = lab.running(|_| {})?;
+    let all = records(lab, &container.id)?;
+    let Some((path, bytes)) = all.iter().find(|(path, _)| path.ends_with("state.json")) else {
+        return skip("this runtime has no state.json");
+    };
+    fs::remove_file(path)?;
+    put(path)?;
+    let asked = ask(&container, what, true);
+    // For those that cannot delete it so, and for what follows.
+    let deleted = lab.call(&["delete", "--force", &container.id]).output();
+    if path.exists() || path.is_symlink() {
+        let _ = fs::remove_dir_all(path).or_else(|_| fs::remove_file(path));
+        fs::write(path, bytes)?;
+    }
+    asked?;
+    no_crash(what, &deleted?)?;
+    lab.quality(!container.alive()?, format!("{what}: the program runs on"))?;
+    lab.call(&["delete", "--force", &container.id]).output()?;
+    lab.nothing_left()
 }
 
 /// Creates a container with its state on a file system of these options, hands on how that ended, and
