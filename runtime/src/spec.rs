@@ -63,11 +63,14 @@ pub fn parse_config(json: &[u8], warnings: &mut Vec<String>) -> Result<Config> {
         None => None,
     };
     let zero_pids = zero_pids_is_a_limit(&value);
-    if let Some(resources) = value.pointer_mut("/linux/resources") {
-        if !zero_pids {
-            drop_zero_pids(resources);
+    if let Some(linux) = value.get_mut("linux") {
+        if let Some(resources) = linux.get_mut("resources") {
+            if !zero_pids {
+                drop_zero_pids(resources);
+            }
+            tolerate_resources(resources);
         }
-        tolerate_resources(resources);
+        tolerate_architectures(linux, warnings);
     }
     if let Some(vm) = value.get_mut("vm").and_then(Value::as_object_mut) {
         for object in ["hypervisor", "image"] {
@@ -199,7 +202,7 @@ fn tolerate_process(
             let place = format!("{prefix}capabilities.{set}");
             // Only exact names: `oci-spec` also takes `sys_admin` and `SYS_ADMIN`, which other
             // runtimes do not know and drop.
-            retain(sets.get_mut(set), &place, warnings, caps::is_name);
+            retain(sets.get_mut(set), &place, "capability", warnings, caps::is_name);
         }
     }
     if let Some(Value::Array(flags)) = process.pointer_mut("/scheduler/flags") {
@@ -273,9 +276,19 @@ fn drop_zero_pids(resources: &mut Value) {
     }
 }
 
+/// Drops architectures that this build has no name for: profiles list those of newer libraries, and
+/// a system call of an architecture without rules is never allowed.
+fn tolerate_architectures(linux: &mut Value, warnings: &mut Vec<String>) {
+    let list = linux.pointer_mut("/seccomp/architectures");
+    retain(list, "linux.seccomp.architectures", "architecture", warnings, |name| {
+        ARCHITECTURES.binary_search(&name).is_ok()
+    });
+}
+
 fn retain(
     list: Option<&mut Value>,
     place: &str,
+    what: &str,
     warnings: &mut Vec<String>,
     known: impl Fn(&str) -> bool,
 ) {
@@ -287,12 +300,40 @@ fn retain(
         let keep = item.as_str().is_some_and(&known);
         if !keep {
             let name = json::brief(&item.to_string());
-            warnings.push(format!("{place}[{index}]: unknown capability {name} is ignored"));
+            warnings.push(format!("{place}[{index}]: unknown {what} {name} is ignored"));
         }
         index += 1;
         keep
     });
 }
+
+/// The architectures of `oci-spec`, sorted.
+const ARCHITECTURES: [&str; 24] = [
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_NATIVE",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+];
 
 #[cfg(test)]
 mod tests {
@@ -355,6 +396,7 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(cpu_list(text).as_deref(), expected, "{text}");
         }
+        assert!(ARCHITECTURES.is_sorted());
     }
 
     #[test]

@@ -217,7 +217,22 @@ fn invalid() -> Vec<Test> {
         bad("a missing default action", |s| {
             s.as_object_mut().map(|s| s.remove("defaultAction"));
         }),
-        bad("an unknown architecture", |s| s["architectures"] = json!(["SCMP_ARCH_Z80"])),
+        test(
+            SECTION,
+            "F52",
+            "an unknown architecture is an error, or does not loosen the filter",
+            |lab| {
+                let mut seccomp =
+                    profile(json!([{ "names": ["getpriority"], "action": "SCMP_ACT_ERRNO" }]));
+                seccomp["architectures"] = json!(["SCMP_ARCH_Z80", "SCMP_ARCH_X86_64"]);
+                let bundle = lab.bundle(&[CALL], |spec| spec["linux"]["seccomp"] = seccomp)?;
+                let output = lab.run(&bundle)?;
+                ensure(
+                    output.code != Some(0) || output.out.contains("EPERM"),
+                    format!("the call gave {}", output.out),
+                )
+            },
+        ),
         bad("an unknown operator", |s| {
             s["syscalls"][0]["args"] =
                 json!([{ "index": 0, "value": 1, "op": "SCMP_CMP_ROUGHLY" }]);
