@@ -58,6 +58,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<Vec<u8>> {
+    runtime::survive_file_size_limit()?;
     let mut words = env::args_os();
     let program = PathBuf::from(words.next().unwrap_or_default());
     let arguments = Arguments::parse(words)?;
