@@ -145,7 +145,7 @@ fn log_file(stage: &Stage) -> Res {
     let id = id(stage);
     let log = stage.path(&format!("{id}.log"));
     let options = ["--detach", "--log-uri", &format!("file://{log}")];
-    run(stage, &id, &options, &["sh", "-c", "echo logged; echo too >&2"]).must()?;
+    run(stage, &id, &options, &["sh", "-c", "echo logged; echo too >&2; sleep 0.5"]).must()?;
     until_status(stage, &id, "STOPPED")?;
     stage.until("the log has both lines", || {
         let text = std::fs::read_to_string(&log).unwrap_or_default();

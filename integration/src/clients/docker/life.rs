@@ -69,6 +69,10 @@ fn stop(stage: &Stage) -> Res {
     docker(stage, &["stop", "--time", "10", &name]).must()?;
     eq("exit code of a trap", &docker(stage, &["wait", &name]).must()?.as_str(), &"9")?;
     let name = running(stage, &["--init"], &["sleep", "1000"])?;
+    // A pid 1 that has not set up its signals yet does not get them.
+    stage.until("the program is up", || {
+        Ok(exec(stage, &name, &["ps"])?.out.contains("sleep 1000"))
+    })?;
     docker(stage, &["stop", &name]).must()?;
     eq("exit code of stop", &inspect(stage, &name, "/State/ExitCode")?, &143.into())?;
     let name = sleeping(stage, &[])?;

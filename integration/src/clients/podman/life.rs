@@ -106,6 +106,10 @@ fn stop(stage: &Stage) -> Res {
     podman(stage, &["stop", "--time", "10", &name]).must()?;
     eq("exit code of a trap", &podman(stage, &["wait", &name]).must()?.as_str(), &"9")?;
     let name = running(stage, &["--init"], &["sleep", "1000"])?;
+    // A pid 1 that has not set up its signals yet does not get them.
+    stage.until("the program is up", || {
+        Ok(exec(stage, &name, &["ps"])?.out.contains("sleep 1000"))
+    })?;
     podman(stage, &["stop", "--time", "10", &name]).must()?;
     eq("exit code of stop", &inspect(stage, &name, "/State/ExitCode")?, &143.into())?;
     let name = sleeping(stage, &[])?;
