@@ -28,7 +28,6 @@ mod service;
 mod socket;
 mod spawner;
 mod start;
-mod stdin;
 mod stdio;
 mod terminal;
 #[cfg(test)]

@@ -21,7 +21,6 @@ use crate::log::Log;
 use crate::process::{Exit, Phase, Process};
 use crate::rootfs::Mount;
 use crate::spawner::{Done, Spawner};
-use crate::stdin::Inputs;
 use crate::stdio::{self, Named, Owner};
 use crate::terminal::Terminal;
 use crate::work::{self, Name, Request};
@@ -94,7 +93,6 @@ pub struct NewContainer {
 pub struct Pod {
     spawner: Spawner,
     events: Events,
-    inputs: Inputs,
     log: Log,
     namespace: String,
     table: Mutex<Table>,
@@ -117,14 +115,8 @@ struct Table {
 
 impl Pod {
     /// A pod without containers.
-    pub fn new(
-        spawner: Spawner,
-        events: Events,
-        inputs: Inputs,
-        log: Log,
-        namespace: String,
-    ) -> Self {
-        Self { spawner, events, inputs, log, namespace, table: Mutex::default() }
+    pub fn new(spawner: Spawner, events: Events, log: Log, namespace: String) -> Self {
+        Self { spawner, events, log, namespace, table: Mutex::default() }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -230,7 +222,6 @@ impl Pod {
         let owner = Owner {
             namespace: &self.namespace,
             container: &process.container,
-            inputs: &self.inputs,
             spawner: &self.spawner,
         };
         let streams = stdio::open(&process.streams, owner).map_err(|error| code::answer(&error))?;
@@ -281,7 +272,7 @@ impl Pod {
             let mut state = process.state();
             state.pid = done.pid;
             state.handle = Some(handle);
-            state.kept = kept;
+            state.keep(kept);
             state.terminal = terminal;
         }
         let mut table = self.table();

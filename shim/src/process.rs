@@ -68,7 +68,9 @@ pub struct State {
     /// For signals, while it runs.
     pub handle: Option<runtime::Process>,
     /// The shim's ends of its streams.
-    pub kept: Kept,
+    kept: Kept,
+    /// Nothing more is to be typed.
+    input_closed: bool,
     /// Its terminal, when it has one.
     pub terminal: Option<Terminal>,
     /// How it ended. Before [`Phase::Stopped`] only the shim knows.
@@ -87,6 +89,7 @@ impl Process {
             pid: 0,
             handle: None,
             kept: Kept::default(),
+            input_closed: false,
             terminal: None,
             exit: None,
             holds: 0,
@@ -134,6 +137,20 @@ impl Process {
 }
 
 impl State {
+    /// Keeps the shim's ends of the streams.
+    pub fn keep(&mut self, kept: Kept) {
+        self.kept = kept;
+        if self.input_closed {
+            self.kept.close_input();
+        }
+    }
+
+    /// Lets standard input end with its last writer. A client may be done before the process is there.
+    pub fn close_input(&mut self) {
+        self.input_closed = true;
+        self.kept.close_input();
+    }
+
     /// Holds the exit back until [`State::release`].
     pub fn hold(&mut self) {
         self.holds += 1;

@@ -1,6 +1,6 @@
 //! The shim as a daemon: its threads, its children, and its end.
 
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use containerd_shim_protos::ttrpc::Server;
 use crossbeam_channel::bounded;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use runtime::{Call, Context, Error, ErrorKind};
@@ -22,7 +21,6 @@ use crate::pod::Pod;
 use crate::service::Service;
 use crate::socket::{self, Doorkeeper};
 use crate::spawner::Spawner;
-use crate::stdin::Inputs;
 
 /// How long a shim waits for its first container: a containerd that died after `start` asks for none.
 const FIRST_CONTAINER: Duration = Duration::from_secs(300);
@@ -60,9 +58,8 @@ fn run(listener: OwnedFd, path: &Path, launch: Launch, log: &Log) -> runtime::Re
     runtime::confine_server()?;
     let publisher = Publisher::new(address, launch.namespace.clone(), log.clone())?;
     let events = Events::new(publisher);
-    let inputs = Inputs::new()?;
     let namespace = launch.namespace.clone();
-    let pod = Arc::new(Pod::new(spawner, events, inputs.clone(), log.clone(), namespace));
+    let pod = Arc::new(Pod::new(spawner, events, log.clone(), namespace));
     let (shutdown, ending) = bounded(1);
     let service = Service::new(Arc::clone(&pod), launch, log.clone(), shutdown.clone());
     let mut server = Server::new()
@@ -75,7 +72,7 @@ fn run(listener: OwnedFd, path: &Path, launch: Launch, log: &Log) -> runtime::Re
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            attend(&signals, &inputs, &reaper);
+            attend(&signals, &reaper);
             let _ = shutdown.try_send(());
         })
         .call("clone")
@@ -113,25 +110,9 @@ fn signals() -> runtime::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).call("signalfd").context("receive", "signals")
 }
 
-/// Reaps children and lets inputs end, for as long as the shim lives; ends with a signal that asks for
-/// its end.
-fn attend(signals: &SignalFd, inputs: &Inputs, pod: &Pod) {
+/// Reaps children for as long as the shim lives; ends with a signal that asks for its end.
+fn attend(signals: &SignalFd, pod: &Pod) {
     loop {
-        let mut polled = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
-            PollFd::new(inputs.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut polled, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            Err(_) => return,
-            Ok(_) => {}
-        }
-        if polled[1].any() == Some(true) {
-            inputs.attend();
-        }
-        if polled[0].any() != Some(true) {
-            continue;
-        }
         match signals.read_signal() {
             Ok(Some(info)) if info.ssi_signo == Signal::SIGCHLD as u32 => {}
             Ok(Some(_)) => return,

@@ -281,7 +281,7 @@ impl Task for Service {
     fn close_io(&self, _: &TtrpcContext, request: CloseIORequest) -> ttrpc::Result<Empty> {
         let process = self.pod.process(&request.id, &request.exec_id)?;
         if request.stdin {
-            process.state().kept.close_input();
+            process.state().close_input();
         }
         Ok(Empty::new())
     }

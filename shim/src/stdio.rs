@@ -7,8 +7,8 @@
 //!
 //! - of standard output and error the end to read from, or the process would get SIGPIPE while
 //!   containerd restarts;
-//! - of standard input the end to write to, or the process would see its end before a client has
-//!   connected; see [`crate::stdin`] for how long.
+//! - of standard input the end to write to, until `CloseIO`, or the process would see its end before a
+//!   client has connected, and when containerd restarts.
 //!
 //! With a terminal the FIFOs belong to the relay, see [`crate::terminal`].
 
@@ -22,7 +22,6 @@ use runtime::{Call, Context, Error, ErrorKind, quote};
 
 use crate::logger;
 use crate::spawner::Spawner;
-use crate::stdin::{Held, Inputs};
 
 /// What a request says of a process' streams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,7 +49,7 @@ pub struct Streams {
 #[derive(Debug, Default)]
 pub struct Kept {
     /// Keeps standard input from ending.
-    input: Option<Held>,
+    input: Option<OwnedFd>,
     /// Keep writers of standard output and error from SIGPIPE.
     _outputs: Vec<OwnedFd>,
     /// Both ends of the relay, with a terminal.
@@ -80,8 +79,6 @@ pub struct Owner<'a> {
     pub namespace: &'a str,
     /// The container.
     pub container: &'a str,
-    /// Keeps standard inputs from ending.
-    pub inputs: &'a Inputs,
     /// Starts logging programs.
     pub spawner: &'a Spawner,
 }
@@ -153,15 +150,10 @@ pub fn open(named: &Named, owner: Owner<'_>) -> runtime::Result<Streams> {
     let stdin = match place(&named.stdin)? {
         Place::Nowhere => null()?,
         Place::Path(path) if is_fifo(&path) => {
-            let (reader, held) = owner.inputs.hold(&path, || {
-                // For reading first: without a reader the end to write to cannot be opened.
-                let mut options = OpenOptions::new();
-                let reader = opened(&path, options.read(true).custom_flags(O_NONBLOCK))?;
-                let writer = opened(&path, OpenOptions::new().write(true))?;
-                blocking(&reader)?;
-                Ok((reader, writer))
-            })?;
-            kept.input = Some(held);
+            // For reading first: without a reader the end to write to cannot be opened.
+            let reader = opened(&path, OpenOptions::new().read(true).custom_flags(O_NONBLOCK))?;
+            kept.input = Some(opened(&path, OpenOptions::new().write(true))?);
+            blocking(&reader)?;
             reader
         }
         Place::Path(path) | Place::File(path) => opened(&path, OpenOptions::new().read(true))?,

@@ -295,13 +295,11 @@ fn output_goes_to_fifos_and_input_ends_when_it_is_closed() {
     };
     lab.create("streams", request).unwrap();
     lab.start("streams", "").unwrap();
-    let client = fs::File::options().write(true).open(&stdin).unwrap();
+    // Two clients, one after the other: the end of one is not the end of the input, nor is a restart of
+    // containerd.
     for word in ["one\n", "two\n"] {
-        nix::unistd::write(&client, word.as_bytes()).unwrap();
+        fs::write(&stdin, word).unwrap();
     }
-    assert_eq!(lab.status("streams", ""), Status::RUNNING);
-    drop(client);
-    // The client has closed it without a word; what it says later is late, and no error.
     let close = CloseIORequest { id: "streams".into(), stdin: true, ..Default::default() };
     lab.tasks.close_io(deadline(), &close).unwrap();
     assert_eq!(lab.wait("streams", ""), 0);
@@ -309,7 +307,48 @@ fn output_goes_to_fifos_and_input_ends_when_it_is_closed() {
     let mut text = String::new();
     output.read_to_string(&mut text).unwrap();
     assert_eq!(text, "one\ntwo\n");
-    lab.shut_down(&["create", "start", "exit streams 0", "delete"]);
+
+    // A client that is done before the process is there.
+    let request = CreateTaskRequest { stdin: stdin.clone(), ..CreateTaskRequest::default() };
+    lab.create("streams", request).unwrap();
+    lab.start("streams", "").unwrap();
+    let process = json!({ "args": ["/busybox", "cat"], "cwd": "/", "user": {"uid": 0, "gid": 0} });
+    let spec = Any { value: process.to_string().into_bytes(), ..Any::default() };
+    let second = lab.fifo("second");
+    let request = ExecProcessRequest {
+        id: "streams".into(),
+        exec_id: "e".into(),
+        stdin: second,
+        spec: MessageField::some(spec),
+        ..Default::default()
+    };
+    lab.tasks.exec(deadline(), &request).unwrap();
+    let early = CloseIORequest {
+        id: "streams".into(),
+        exec_id: "e".into(),
+        stdin: true,
+        ..Default::default()
+    };
+    lab.tasks.close_io(deadline(), &early).unwrap();
+    lab.start("streams", "e").unwrap();
+    assert_eq!(lab.wait("streams", "e"), 0);
+    lab.delete("streams", "e").unwrap();
+    lab.kill("streams", "", 9).unwrap();
+    lab.wait("streams", "");
+    lab.delete("streams", "").unwrap();
+    lab.shut_down(&[
+        "create",
+        "start",
+        "exit streams 0",
+        "delete",
+        "create",
+        "start",
+        "exec-added",
+        "exec-started",
+        "exit e 0",
+        "exit streams 137",
+        "delete",
+    ]);
 }
 
 #[test]
