@@ -16,12 +16,16 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::libc::{O_CLOEXEC, O_NOCTTY, O_NONBLOCK};
 use runtime::{Call, Context, Error, ErrorKind, quote};
 
 use crate::logger;
 use crate::spawner::Spawner;
+
+/// How long a client may take to open its end of a FIFO.
+const CLIENT: Duration = Duration::from_secs(5);
 
 /// What a request says of a process' streams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -180,6 +184,8 @@ fn sink(name: &str, kept: &mut Kept) -> runtime::Result<OwnedFd> {
     match place(name)? {
         Place::Nowhere => null(),
         Place::Path(path) if is_fifo(&path) => {
+            // Open until ours is: the client would take a moment without a writer for the end.
+            let _first = await_reader(&path)?;
             let reader = opened(&path, OpenOptions::new().read(true).custom_flags(O_NONBLOCK))?;
             let writer = opened(&path, OpenOptions::new().write(true))?;
             kept._outputs.push(reader);
@@ -199,6 +205,7 @@ fn output(named: &Named, owner: Owner<'_>) -> runtime::Result<Option<OwnedFd>> {
     match place(&named.stdout)? {
         Place::Nowhere => Ok(None),
         Place::Path(path) if is_fifo(&path) => {
+            let _first = await_reader(&path)?;
             // For reading too: the relay then never sees a FIFO without a reader.
             let both =
                 OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).to_owned();
@@ -208,6 +215,31 @@ fn output(named: &Named, owner: Owner<'_>) -> runtime::Result<Option<OwnedFd>> {
         Place::Program(path, args) => {
             let [stdout, _] = logger::start(&path, args, owner)?;
             Ok(Some(stdout))
+        }
+    }
+}
+
+/// Waits until a client has opened a FIFO to read it. One that is late would wait for a writer for ever
+/// when the process has ended by then, and containerd opens its end while it makes the request. A client
+/// that does not come at all keeps no process from being made. Returns the end to write to that the
+/// client has seen first, if it came.
+fn await_reader(path: &Path) -> runtime::Result<Option<OwnedFd>> {
+    let deadline = Instant::now() + CLIENT;
+    let mut pause = Duration::from_micros(200);
+    loop {
+        // fifo(7): ENXIO without a reader.
+        match OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(path) {
+            Err(error)
+                if error.raw_os_error() == Some(nix::libc::ENXIO) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(10));
+            }
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENXIO) => return Ok(None),
+            other => {
+                let file = other.call("open").context("open stream", quote(path))?;
+                return Ok(Some(file.into()));
+            }
         }
     }
 }
