@@ -141,6 +141,11 @@ fn restart(stage: &Stage) -> Res {
     };
     daemon.kill();
     stage.keep(containerd::again(stage)?);
+    // Its socket is there before its plugins are.
+    stage.until("the CRI plugin answers", || {
+        Ok(call(stage, "Version", &Message::new())?.code == 0
+            && call(stage, "ListPodSandbox", &Message::new())?.code == 0)
+    })?;
     eq("pod's state", &pod.status()?.number(3), &0)?;
     eq("container's state", &status(stage, &id)?.number(3), &1)?;
     eq("exec", &exec(stage, &id, &["sh", "-c", "exit 5"])?.0, &5)?;
