@@ -92,6 +92,11 @@ impl Stage {
         until.saturating_duration_since(Instant::now())
     }
 
+    /// Whether a newer containerd is asked.
+    pub fn newer_containerd(&self) -> bool {
+        self.containerd.is_some()
+    }
+
     /// Whether a newer containerd is asked with its own shim, which lets some things be that older ones do.
     pub fn newer_shim(&self) -> bool {
         self.containerd.is_some() && self.shim.is_none()
