@@ -161,8 +161,8 @@ mod tests {
 
     #[test]
     fn only_what_is_allowed_can_be_done() {
-        if sys::landlock::version().is_err() {
-            println!("skipped: this kernel has no Landlock");
+        if !sys::landlock::version().is_ok_and(|version| version >= OLDEST) {
+            println!("skipped: this kernel has no Landlock of version {OLDEST}");
             return;
         }
         let base = std::env::temp_dir().join(format!("bh-landlock-{}", std::process::id()));

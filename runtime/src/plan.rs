@@ -215,11 +215,11 @@ pub(crate) fn join_keyring(
 
 /// Whether missing cgroup permissions are tolerated.
 fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
-    match options.rootless {
-        // Root of a user namespace (rootless Podman) has all capabilities and none over cgroups.
-        Rootless::Auto if host.privileged() => Permission::Required,
-        Rootless::No => Permission::Required,
-        Rootless::Yes | Rootless::Auto => Permission::Tolerated,
+    // Root of a user namespace (rootless Podman) has all capabilities and none over cgroups.
+    match (options.rootless, host.privileged()) {
+        (Rootless::No, _) | (Rootless::Auto, true) => Permission::Required,
+        (Rootless::Yes, true) => Permission::Tolerated,
+        (Rootless::Yes | Rootless::Auto, false) => Permission::Lacking,
     }
 }
 

@@ -4,9 +4,12 @@ use serde_json::{Value, json};
 
 use crate::check::{Res, Test, ensure, eq, refused_with, same, skip, test};
 use crate::lab::{Kind, Lab};
+use crate::sys;
 
 const SECTION: &str = "bulkhead#landlock";
 const ANNOTATION: &str = "io.bulkhead.landlock";
+/// The version that Bulkhead demands, since Linux 6.2.
+const OLDEST: i64 = 3;
 /// The probe needs itself, /proc for what it reports, and /data.
 const RULES: &str = r#"{"/bin": "rx", "/proc": "r", "/data": "rw"}"#;
 
@@ -77,10 +80,10 @@ fn own(lab: &Lab) -> Res {
     if lab.kind != Kind::Bulkhead {
         return skip("the annotation is Bulkhead's own");
     }
-    let modules = std::fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    let unknown = modules.is_empty();
-    if !unknown && !modules.contains("landlock") {
-        return skip("this kernel has no Landlock");
+    // No attributes, and the flag LANDLOCK_CREATE_RULESET_VERSION: the kernel answers its version.
+    match sys::raw(libc::SYS_landlock_create_ruleset, [0, 0, 1, 0, 0, 0]).0 {
+        OLDEST.. => Ok(()),
+        1.. => skip("this kernel's Landlock knows no truncation, so the annotation is refused"),
+        _ => skip("this kernel has no Landlock"),
     }
-    Ok(())
 }

@@ -103,7 +103,7 @@ impl Plan {
     }
 
     fn tolerates(&self, error: &Error) -> bool {
-        self.permission == Permission::Tolerated
+        self.permission != Permission::Required
             && matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
     }
 
@@ -145,14 +145,16 @@ impl Plan {
             bpf::load_device_program(&self.devices.program())
                 .and_then(|p| bpf::attach_device_program(group.dir.as_fd(), p.as_fd()))
                 .context("set", FIELD)
-        } else if self.permission == Permission::Tolerated {
+        } else if self.permission != Permission::Required {
             return Ok(());
         } else {
             Err(Error::unsupported("set", FIELD, "no hierarchy can restrict devices"))
         };
         match result {
             Err(error) if self.tolerates(&error) => {
-                warnings.push(format!("devices are not restricted: {error}"));
+                if self.permission == Permission::Tolerated {
+                    warnings.push(format!("devices are not restricted: {error}"));
+                }
                 Ok(())
             }
             result => result,

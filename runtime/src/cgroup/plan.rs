@@ -23,8 +23,11 @@ const V2: [&str; 11] =
 pub(crate) enum Permission {
     /// An error.
     Required,
-    /// Nothing, unless limits were asked for: an ordinary user or root of a user namespace.
+    /// Nothing, unless limits were asked for: somebody with power over cgroups wants it so.
     Tolerated,
+    /// The same, of an ordinary user or root of a user namespace. Unrestricted devices are not worth a
+    /// word then: the container opens no device that its creator could not, and makes no node.
+    Lacking,
 }
 
 /// A directory to make in one hierarchy.

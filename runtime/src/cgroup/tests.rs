@@ -529,7 +529,7 @@ fn an_ordinary_user_goes_without_unless_limits_are_asked_for() {
     let (_, mut plan) = planned("{}");
     let error = plan.create(&mut Vec::new()).unwrap_err();
     assert_eq!(error.errno(), Some(Errno::EACCES), "{error}");
-    plan.permission = Permission::Tolerated;
+    plan.permission = Permission::Lacking;
     let mut warnings = Vec::new();
     let cgroup = plan.create(&mut warnings).unwrap();
     assert!(cgroup.groups.is_empty() && cgroup.clone_target().is_none());
@@ -538,7 +538,7 @@ fn an_ordinary_user_goes_without_unless_limits_are_asked_for() {
     cgroup.kill(libc::SIGKILL).unwrap();
     cgroup.recorded().delete().unwrap();
     let (_, mut plan) = planned(r#"{"memory":{"limit":4096}}"#);
-    plan.permission = Permission::Tolerated;
+    plan.permission = Permission::Lacking;
     let error = plan.create(&mut Vec::new()).unwrap_err().to_string();
     assert!(error.starts_with("set linux.resources.memory.limit: no cgroup: "), "{error}");
 }

@@ -69,9 +69,13 @@ pub(crate) fn open_procfs(namespace: BorrowedFd<'_>) -> Result<OwnedFd> {
             let opened = strip(&theirs, namespace, root.as_fd(), &filter)
                 .and_then(|()| join::fork_again(&theirs, &proof))
                 .and_then(|()| fsopen(c"proc").context("open", "a procfs"));
-            let context = opened.unwrap_or_else(|error| child::give_up(&theirs, &error));
-            let sent = theirs.send(&FromChild::Procfs, Some(context.as_fd()));
-            sys::clone::exit_now(sent.is_err().into())
+            let sent = opened.and_then(|context| {
+                theirs.send(&FromChild::Procfs, Some(context.as_fd())).context("send", "a procfs")
+            });
+            match sent {
+                Ok(()) => sys::clone::exit_now(0),
+                Err(error) => child::give_up(&theirs, &error),
+            }
         }
         Cloned::Parent { pid, pidfd } => {
             drop(theirs);
