@@ -11,7 +11,6 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use crate::cgroup::{Cgroup, Recorded};
-use crate::container::Process;
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::hooks::Kind;
 use crate::host::Host;
@@ -25,6 +24,7 @@ use crate::process::child::{self, Inherited, Waits};
 use crate::process::join::Around;
 use crate::process::parent::{Born, Running, Waiting};
 use crate::process::start;
+use crate::report::Process;
 use crate::requests::Creation;
 use crate::spec;
 use crate::state::{self, Options, Record, StateDir};

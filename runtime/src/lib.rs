@@ -29,6 +29,7 @@ mod options;
 mod plan;
 mod process;
 mod procfs;
+mod report;
 mod requests;
 mod rlimits;
 mod scheduler;
@@ -51,11 +52,12 @@ pub use cgroup::victim::Victim;
 pub use children::{
     Forked, close_all_but, fork, keep_child_statuses, leave, reap_child, share_cores_with_own_group,
 };
-pub use container::{Container, Listing, Process, Report, Status};
+pub use container::Container;
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
 pub use messages::{peer_user, receive_message, send_message};
 pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
+pub use report::{Listing, Process, Report, Status};
 pub use rlimits::survive_file_size_limit;
 pub use seal::protect_own_binary;
 pub use spec::{Config, load_config, load_process, load_resources, parse_config, parse_process};

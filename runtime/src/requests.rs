@@ -9,7 +9,6 @@ use nix::unistd::{Pid, geteuid};
 use oci_spec::runtime::Spec;
 use serde_json::json;
 
-use crate::container::Status;
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::hooks::Kind;
 use crate::idmap;
@@ -18,6 +17,7 @@ use crate::oom_score;
 use crate::plan::Plan;
 use crate::process::program::Program;
 use crate::procfs::Procfs;
+use crate::report::Status;
 use crate::rlimits;
 use crate::seccomp::notify::{self, Notify};
 use crate::state::Record;

@@ -10,8 +10,8 @@ use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{MessageField, MessageFull};
 use containerd_shim_protos::topics;
 
+use crate::container::Container;
 use crate::events::Publisher;
-use crate::pod::Container;
 use crate::process::{Exit, Process};
 use crate::rootfs::Mount;
 

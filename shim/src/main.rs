@@ -8,6 +8,7 @@ mod args;
 mod bootstrap;
 mod code;
 mod config;
+mod container;
 mod daemon;
 mod delete;
 mod events;

@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -17,9 +16,9 @@ use runtime::{Status, Victim};
 
 use crate::announce::Events;
 use crate::code::{self, status};
+use crate::container::{Container, NewContainer};
 use crate::log::Log;
 use crate::process::{Exit, Phase, Process};
-use crate::rootfs::Mount;
 use crate::spawner::{Done, Spawner};
 use crate::stdio::{self, Named, Owner};
 use crate::terminal::Terminal;
@@ -27,66 +26,6 @@ use crate::work::{self, Name, Request};
 
 /// How long a deletion waits for the end of a process that was killed, and for its last output.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// One container.
-#[derive(Debug)]
-pub struct Container {
-    /// Its state root and id.
-    pub name: Name,
-    /// Bundle directory.
-    pub bundle: PathBuf,
-    /// When it was created.
-    pub created: SystemTime,
-    /// Its first process.
-    pub init: Arc<Process>,
-    /// The library's container.
-    pub handle: runtime::Container,
-    others: Mutex<Others>,
-}
-
-/// The processes that were added to a container.
-#[derive(Debug, Default)]
-struct Others {
-    processes: HashMap<String, Arc<Process>>,
-    /// How many of them have begun and not been told to have ended.
-    live: usize,
-    /// The init's exit waits for them.
-    init_ended: bool,
-}
-
-impl Container {
-    fn others(&self) -> MutexGuard<'_, Others> {
-        self.others.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The exec id of a pid, where one has it.
-    pub fn exec_of(&self, pid: i32) -> Option<String> {
-        let others = self.others();
-        let found = others.processes.values().find(|process| process.state().pid == pid);
-        found.map(|process| process.exec.clone())
-    }
-}
-
-/// How to create a container.
-#[derive(Debug)]
-pub struct NewContainer {
-    /// Its id.
-    pub id: String,
-    /// Bundle directory.
-    pub bundle: PathBuf,
-    /// State root.
-    pub root: PathBuf,
-    /// What to mount for its root file system.
-    pub rootfs: Vec<Mount>,
-    /// Its streams.
-    pub streams: Named,
-    /// Use `MS_MOVE` instead of `pivot_root(2)`.
-    pub no_pivot: bool,
-    /// Keep the shim's session keyring.
-    pub no_new_keyring: bool,
-    /// Leave cgroups to systemd.
-    pub systemd_cgroup: bool,
-}
 
 /// Everything that the shim knows.
 #[derive(Debug)]
@@ -199,15 +138,7 @@ impl Pod {
             // It was there a moment ago; whoever deleted it has won.
             self.forget(&init);
         })?;
-        let others = Mutex::default();
-        let container = Arc::new(Container {
-            name,
-            bundle,
-            created: SystemTime::now(),
-            init: Arc::clone(&init),
-            handle,
-            others,
-        });
+        let container = Arc::new(Container::new(name, bundle, Arc::clone(&init), handle));
         self.watch_oom(&container);
         self.events.created(&container, &rootfs, pid);
         let id = container.name.id.clone();
