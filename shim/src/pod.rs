@@ -208,11 +208,12 @@ impl Pod {
         }
         let mut table = self.table();
         match table.early.remove(&done.pid) {
-            Some(exit) => {
+            // A pid that was given out again while a slow create keeps early exits: another one's end.
+            Some(exit) if process.state().has_ended() => {
                 drop(table);
                 process.state().exited(exit);
             }
-            None => drop(table.running.insert(done.pid, Arc::clone(process))),
+            _ => drop(table.running.insert(done.pid, Arc::clone(process))),
         }
         Ok(())
     }

@@ -10,10 +10,12 @@
 //! all other processes of its container. So an exit that comes early is *held*, and told by whoever
 //! held it.
 
+use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::stdio::{Kept, Named};
 use crate::terminal::Terminal;
@@ -137,6 +139,14 @@ impl Process {
 }
 
 impl State {
+    /// Whether the process has ended, by its own pidfd.
+    pub fn has_ended(&self) -> bool {
+        self.handle.as_ref().is_none_or(|process| {
+            let mut polled = [PollFd::new(process.pidfd.as_fd(), PollFlags::POLLIN)];
+            matches!(poll(&mut polled, PollTimeout::ZERO), Ok(1))
+        })
+    }
+
     /// Keeps the shim's ends of the streams.
     pub fn keep(&mut self, kept: Kept) {
         self.kept = kept;

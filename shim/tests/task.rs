@@ -551,17 +551,36 @@ fn many_who_wait_and_a_slow_create_hold_up_nobody() {
     ]);
 }
 
+/// A file system without room, until it is dropped.
+struct Full(PathBuf);
+
+impl Full {
+    fn mount(at: &Path) -> Self {
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("full"), at, Some("tmpfs"), flags, Some("nr_inodes=1")).unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
 #[test]
 fn a_full_state_directory_is_an_error_and_leaves_nothing() {
     let Some(lab) = Lab::new("full", &["/busybox", "true"]) else { return };
-    // A file in the place of the directory: what a full disk does, without one.
+    // A file system whose one file is its root: the next one is ENOSPC.
     let state = lab.directory.join("state");
-    fs::write(&state, "").unwrap();
+    fs::create_dir(&state).unwrap();
+    let full = Full::mount(&state);
     let Err(ttrpc::Error::RpcStatus(status)) = lab.create("full", CreateTaskRequest::new()) else {
         panic!()
     };
     assert!(status.message.contains("state directory"), "{}", status.message);
-    fs::remove_file(&state).unwrap();
+    assert!(status.message.contains("ENOSPC"), "{}", status.message);
+    drop(full);
     lab.create("full", CreateTaskRequest::new()).unwrap();
     lab.delete("full", "").unwrap();
     lab.shut_down(&["create", "exit full 137", "delete"]);
