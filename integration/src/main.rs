@@ -20,6 +20,7 @@ mod left;
 mod runner;
 mod sandbox;
 mod scenario;
+mod spdy;
 mod stage;
 mod terminal;
 mod wire;

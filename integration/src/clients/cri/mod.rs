@@ -5,6 +5,7 @@
 
 mod containers;
 mod pods;
+mod streaming;
 
 use std::path::PathBuf;
 
@@ -25,6 +26,7 @@ pub const CLIENT: Client = Client {
     scenarios: || {
         let mut all = pods::scenarios();
         all.extend(containers::scenarios());
+        all.extend(streaming::scenarios());
         all
     },
     open,
