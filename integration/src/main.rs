@@ -16,6 +16,7 @@ mod daemon;
 mod grpc;
 mod images;
 mod job;
+mod known;
 mod left;
 mod runner;
 mod sandbox;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use oci_tests::check::Res;
 
+use crate::known::Difference;
 use crate::stage::Stage;
 
 /// One thing that a user of a client does, and what must come of it.
@@ -18,6 +19,8 @@ pub struct Scenario {
     pub run: fn(&Stage) -> Res,
     /// Why it is not run on this machine, if it is not.
     pub skipped: Option<&'static str>,
+    /// What crun is known to do otherwise here.
+    pub crun: Option<Difference>,
 }
 
 /// How long a scenario may take unless it says something else: a second or two, and a shared machine.
@@ -25,18 +28,30 @@ const DEADLINE: Duration = Duration::from_secs(45);
 
 /// A scenario with the usual deadline.
 pub const fn scenario(name: &'static str, rows: &'static str, run: fn(&Stage) -> Res) -> Scenario {
-    Scenario { name, rows, deadline: DEADLINE, run, skipped: None }
+    Scenario { name, rows, deadline: DEADLINE, run, skipped: None, crun: None }
 }
 
 /// A scenario that is reported, and not run.
 pub const fn skipped(name: &'static str, rows: &'static str, reason: &'static str) -> Scenario {
-    Scenario { name, rows, deadline: Duration::ZERO, run: |_| Ok(()), skipped: Some(reason) }
+    Scenario {
+        name,
+        rows,
+        deadline: Duration::ZERO,
+        run: |_| Ok(()),
+        skipped: Some(reason),
+        crun: None,
+    }
 }
 
 impl Scenario {
     /// The same with a deadline of its own.
     pub const fn within(self, seconds: u64) -> Self {
         Self { deadline: Duration::from_secs(seconds), ..self }
+    }
+
+    /// The same, which crun is known to fail.
+    pub const fn but_crun(self, difference: Difference) -> Self {
+        Self { crun: Some(difference), ..self }
     }
 }
 

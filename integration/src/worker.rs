@@ -68,16 +68,19 @@ fn run(job: &Job) -> Res {
             Some(reason) => skip(reason),
             None => (scenario.run)(&stage),
         };
+        if let Some(difference) = scenario.crun {
+            result = difference.excuse(stage.kind, result, |text| stage.note(text));
+        }
         stage.allow(Duration::from_secs(20));
         let left = stage.clean().and_then(|()| before.check(&stage, client));
         if left.is_err() {
             // It is this scenario's, and no later one's.
             before = Left::now(&stage, client);
         }
-        if result.is_ok() {
-            result = left;
-        } else if let Err(Stop::Fail(reason)) = left {
-            stage.note(reason);
+        match left {
+            Err(Stop::Fail(reason)) if matches!(result, Err(Stop::Fail(_))) => stage.note(reason),
+            Err(stop) => result = Err(stop),
+            Ok(()) => {}
         }
         let mut notes = stage.take_notes();
         let took = started.elapsed();

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{call, cgroup, channel, ctr, end, exec, pid, sleeping, until_status};
 use crate::grpc::code::{ALREADY_EXISTS, FAILED_PRECONDITION, NOT_FOUND, OK};
+use crate::known::MISSING;
 use crate::scenario::{Scenario, scenario};
 use crate::stage::Stage;
 use crate::wire::{Fields, Message};
@@ -16,7 +17,8 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("creating a task twice: it already exists", "F148", twice),
         scenario("a created task: state, start, start again", "F137 F148", created),
         scenario("deleting a created task that was never started", "F160", never_started),
-        scenario("an exec: added, started, waited for, deleted", "F148 F150", exec_life),
+        scenario("an exec: added, started, waited for, deleted", "F148 F150", exec_life)
+            .but_crun(MISSING),
         scenario("killing after the end is not found", "F148", kill_late),
         scenario("update of limits, checked in the cgroup", "F141", update),
         scenario("pids of a task", "F139", pids),

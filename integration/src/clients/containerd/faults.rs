@@ -8,14 +8,16 @@ use super::{
     again, ctr, end, events, exec, id, pid, run, shim_of, sleeping, task, topics, until_status,
 };
 use crate::images::BOX;
+use crate::known::{MISSING, NO_SOURCE, NOT_EXECUTABLE};
 use crate::scenario::{Scenario, scenario};
 use crate::stage::Stage;
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        scenario("a program that is not there", "F149", missing),
-        scenario("a program that cannot be executed", "F149", not_executable),
-        scenario("a mount whose source is not there", "F147", bad_mount),
+        scenario("a program that is not there", "F149", missing).but_crun(MISSING),
+        scenario("a program that cannot be executed", "F149", not_executable)
+            .but_crun(NOT_EXECUTABLE),
+        scenario("a mount whose source is not there", "F147", bad_mount).but_crun(NO_SOURCE),
         scenario("a root file system that is not there", "F147", bad_root),
         scenario("a root file system that cannot be mounted", "F147", broken_root),
         scenario("a runtime that is not there", "F147", no_runtime),

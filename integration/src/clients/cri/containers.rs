@@ -3,6 +3,7 @@
 use oci_tests::check::{Res, ensure, eq, has};
 
 use super::{Pod, ask, call, ended, exec, exec_ok, knob, of, status};
+use crate::known::MISSING;
 use crate::scenario::{Scenario, scenario};
 use crate::stage::Stage;
 use crate::wire::Message;
@@ -10,7 +11,8 @@ use crate::wire::Message;
 pub fn scenarios() -> Vec<Scenario> {
     vec![
         scenario("created, running, exited with its code, removed", "F137 F150", life),
-        scenario("exec: output, exit code, missing program, timeout", "F150", exec_sync),
+        scenario("exec: output, exit code, missing program, timeout", "F150", exec_sync)
+            .but_crun(MISSING),
         scenario("stop: SIGTERM is enough, or it is not", "F148", stop),
         scenario("the log has both streams", "F153", log),
         scenario("limits, and their update", "F141", limits),
@@ -23,7 +25,8 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("masked and read-only paths", "F144", masked),
         scenario("a device of the host", "F144", device),
         scenario("a terminal", "F152", terminal),
-        scenario("a missing program, what cannot be executed, a bad mount", "F147 F149", mistakes),
+        scenario("a missing program, what cannot be executed, a bad mount", "F147 F149", mistakes)
+            .but_crun(MISSING),
         scenario("what is unknown is not found, what is there exists already", "F148", unknown),
         scenario("twelve containers that end at once", "F136", early_exits),
         scenario("all privileges", "F144", privileged),

@@ -6,6 +6,7 @@ use oci_tests::check::{Res, ensure, eq, has, skip};
 use serde_json::json;
 
 use super::{docker, exec, inspect, knob, name, run, sh, sh_ok, sleeping, until};
+use crate::known::{DEV_NULL, MISSING};
 use crate::scenario::{Scenario, scenario};
 use crate::stage::Stage;
 
@@ -32,10 +33,11 @@ pub fn scenarios() -> Vec<Scenario> {
 /// Scenarios of a daemon with `--userns-remap`.
 pub fn remapped() -> Vec<Scenario> {
     vec![
-        scenario("run and exec in a user namespace", "F145", remapped_run),
+        scenario("run and exec in a user namespace", "F145", remapped_run).but_crun(DEV_NULL),
         scenario("a volume's files belong to the mapped root", "F145", remapped_volume),
         scenario("one container with the host's user namespace", "F145", remapped_host),
-        scenario("missing programs: 127, limits, terminal", "F149 F150", remapped_others),
+        scenario("missing programs: 127, limits, terminal", "F149 F150", remapped_others)
+            .but_crun(MISSING),
     ]
 }
 

@@ -7,6 +7,7 @@ use oci_tests::kind::Kind;
 use serde_json::json;
 
 use super::{exec, inspect, knob, sh, sh_ok, sleeping};
+use crate::known::DEV_NULL;
 use crate::scenario::{Scenario, scenario};
 use crate::stage::Stage;
 
@@ -16,7 +17,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("a read-only root with tmpfs and shm size", "F145", read_only),
         scenario("binds, read-only binds, volumes with the image's files", "F145", binds),
         scenario("a volume with mapped ids", "F145", idmapped),
-        scenario("a user namespace of one's own", "F145", user_namespace),
+        scenario("a user namespace of one's own", "F145", user_namespace).but_crun(DEV_NULL),
         scenario("capabilities are dropped and added", "F144", capabilities),
         scenario("seccomp: default, own profile, none", "F144", seccomp),
         scenario("user, groups, directory, hostname, environment", "F153", process),
