@@ -11,13 +11,14 @@ use crate::clients;
 use crate::runner::{self, Plan};
 
 const USAGE: &str = "\
-usage: integration [--runtime PATH] [--shim PATH] [--containerd DIR] [--filter WORDS] [--jobs N] [--list]
-       integration compare [--shim PATH] [--containerd DIR] [--filter WORDS] [--jobs N] RUNTIME RUNTIME...
+usage: integration [--runtime PATH] [--shim PATH] [--containerd DIR] [--debian FILE] [--filter WORDS] [--jobs N] [--list]
+       integration compare [--shim PATH] [--containerd DIR] [--debian FILE] [--filter WORDS] [--jobs N] RUNTIME RUNTIME...
 
 Runs a runtime under containerd, Docker, Podman, Buildah and CRI. Needs root, and the clients.
 The runtime is --runtime, else $RUNTIME, else this workspace's own binary.
 With --shim, containerd uses that shim; else its own one calls the runtime.
 With --containerd, containerd, ctr and its shim come from that directory.
+With --debian, scenarios use the image in that archive, which integration/debian/build makes.
 A filter's words must all occur in a scenario's title; the exit code is 0 only without a failure.
 ";
 
@@ -26,6 +27,7 @@ struct Options {
     runtime: Option<PathBuf>,
     shim: Option<PathBuf>,
     containerd: Option<PathBuf>,
+    debian: Option<PathBuf>,
     filter: Vec<String>,
     jobs: Option<usize>,
     list: bool,
@@ -42,6 +44,7 @@ impl Options {
                 "--runtime" => options.runtime = Some(value()?.into()),
                 "--shim" => options.shim = Some(value()?.into()),
                 "--containerd" => options.containerd = Some(value()?.into()),
+                "--debian" => options.debian = Some(value()?.into()),
                 "--filter" => options.filter.extend(value()?.split_whitespace().map(str::to_owned)),
                 "--jobs" => {
                     options.jobs = Some(value()?.parse().map_err(|_| "--jobs needs a number")?)
@@ -85,6 +88,7 @@ impl Options {
             runtime,
             shim: absolute(&self.shim)?,
             containerd: absolute(&self.containerd)?,
+            debian: absolute(&self.debian)?,
             chosen,
             jobs: self.jobs.unwrap_or(2),
         })

@@ -26,6 +26,8 @@ pub struct Plan {
     pub shim: Option<PathBuf>,
     /// Where other containerd programs are.
     pub containerd: Option<PathBuf>,
+    /// An archive of Debian's image.
+    pub debian: Option<PathBuf>,
     /// Client and place in its list.
     pub chosen: Vec<(usize, usize)>,
     /// How many clients run at once.
@@ -63,6 +65,10 @@ pub fn run(plan: &Plan, each: impl Fn(&Outcome) + Sync) -> io::Result<Vec<Outcom
     let place = Place::new()?;
     let images = place.base.join("images");
     images::build(&images)?;
+    if let Some(archive) = &plan.debian {
+        let place = images.join("debian.tar");
+        fs::hard_link(archive, &place).or_else(|_| fs::copy(archive, &place).map(|_| ()))?;
+    }
     let queue = Mutex::new(jobs(plan, &place, &images));
     let outcomes = Mutex::new(Vec::new());
     std::thread::scope(|scope| {

@@ -49,6 +49,11 @@ impl Terminal {
         fail(format!("the terminal never showed {words:?}"))
     }
 
+    /// Waits until all of them have been printed, in this order.
+    pub fn all(&mut self, stage: &Stage, words: &[&str]) -> Res {
+        words.iter().try_for_each(|words| self.until(stage, words))
+    }
+
     /// Waits until the words have been printed.
     pub fn until(&mut self, stage: &Stage, words: &str) -> Res {
         loop {

@@ -7,6 +7,7 @@ use crate::scenario::Client;
 mod buildah;
 mod containerd;
 mod cri;
+mod debian;
 mod docker;
 mod docs;
 mod podman;

@@ -18,6 +18,7 @@ use oci_tests::check::{Res, fail};
 use oci_tests::process::Output;
 use serde_json::Value;
 
+use crate::clients::debian::{self, DEBIAN};
 use crate::daemon::{self, Daemon};
 use crate::grpc::{Channel, Reply};
 use crate::images::{BOX, PAUSE};
@@ -35,6 +36,7 @@ pub const CLIENT: Client = Client {
         all.extend(events::scenarios());
         all.extend(api::scenarios());
         all.extend(faults::scenarios());
+        all.extend(debian::scenarios::<Ctr>());
         all.extend(soak::scenarios());
         all
     },
@@ -130,14 +132,38 @@ fn runtime_words(stage: &Stage) -> Vec<String> {
     }
 }
 
-/// `ctr run OPTIONS box ID COMMAND`; what is left of it is removed after the scenario.
+/// `ctr` with an image of Debian.
+struct Ctr;
+
+impl debian::Client for Ctr {
+    const TERMINAL: &'static [&'static str] = &["--tty"];
+    const FREE: &'static [&'static str] = &["--allow-new-privs"];
+    const HELD: &'static [&'static str] = &[];
+
+    fn run<'s>(stage: &'s Stage, options: &[&str]) -> Res<Cmd<'s>> {
+        let archive = debian::archive(stage)?;
+        if !ctr(stage, &["images", "list", "-q"]).must()?.contains(DEBIAN) {
+            ctr(stage, &["images", "import", &archive]).must()?;
+        }
+        let mut all = vec!["--rm"];
+        all.extend_from_slice(options);
+        Ok(run_image(stage, &id(stage), &all, DEBIAN))
+    }
+}
+
+/// `ctr run OPTIONS box ID COMMAND`.
 fn run<'s>(stage: &'s Stage, id: &str, options: &[&str], command: &[&str]) -> Cmd<'s> {
+    run_image(stage, id, options, BOX).args(command)
+}
+
+/// `ctr run OPTIONS IMAGE ID`; what is left of it is removed after the scenario.
+fn run_image<'s>(stage: &'s Stage, id: &str, options: &[&str], image: &str) -> Cmd<'s> {
     stage.later(&["ctr", "snapshots", "rm", id]);
     stage.later(&["ctr", "containers", "rm", id]);
     stage.later(&["ctr", "tasks", "delete", "--force", id]);
     let chosen = runtime_words(stage);
     let chosen: Vec<&str> = chosen.iter().map(String::as_str).collect();
-    ctr(stage, &["run"]).args(&chosen).args(options).args(&[BOX, id]).args(command)
+    ctr(stage, &["run"]).args(&chosen).args(options).args(&[image, id])
 }
 
 /// The same with a directory as root file system.

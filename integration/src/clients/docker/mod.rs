@@ -12,6 +12,7 @@ use oci_tests::check::{Res, fail};
 use oci_tests::process::Output;
 use serde_json::Value;
 
+use crate::clients::debian::{self, DEBIAN};
 use crate::daemon::Daemon;
 use crate::images::BOX;
 use crate::scenario::Client;
@@ -26,6 +27,7 @@ pub const CLIENT: Client = Client {
         all.extend(configuration::scenarios());
         all.extend(mistakes::scenarios());
         all.extend(builds::scenarios());
+        all.extend(debian::with_options::<Docker>());
         all
     },
     open: |stage| open(stage, &[]),
@@ -129,6 +131,25 @@ fn name(stage: &Stage) -> String {
 /// `docker run OPTIONS box COMMAND`.
 fn run<'s>(stage: &'s Stage, options: &[&str], command: &[&str]) -> Cmd<'s> {
     docker(stage, &["run"]).args(options).args(&[BOX]).args(command)
+}
+
+/// Docker with an image of Debian.
+struct Docker;
+
+impl debian::Client for Docker {
+    const TERMINAL: &'static [&'static str] = &["--tty", "--interactive"];
+    const FREE: &'static [&'static str] = &[];
+    const HELD: &'static [&'static str] = &["--security-opt", "no-new-privileges"];
+
+    fn run<'s>(stage: &'s Stage, options: &[&str]) -> Res<Cmd<'s>> {
+        let archive = debian::archive(stage)?;
+        if docker(stage, &["image", "inspect", DEBIAN]).output()?.code != Some(0) {
+            docker(stage, &["load", "--quiet", "--input", &archive]).must()?;
+        }
+        let name = name(stage);
+        let words = ["run", "--rm", "--network", "none", "--name", &name];
+        Ok(docker(stage, &words).args(options).args(&[DEBIAN]))
+    }
 }
 
 /// `docker run --rm` of a shell line; answers how it ended.

@@ -13,6 +13,7 @@ use oci_tests::check::{Res, fail};
 use oci_tests::process::Output;
 use serde_json::Value;
 
+use crate::clients::debian::{self, DEBIAN};
 use crate::images::{BOX, PAUSE};
 use crate::scenario::Client;
 use crate::stage::{Cmd, Stage};
@@ -26,6 +27,7 @@ pub const CLIENT: Client = Client {
         all.extend(configuration::scenarios());
         all.extend(pods::scenarios());
         all.extend(mistakes::scenarios());
+        all.extend(debian::with_options::<Podman>());
         all
     },
     open: |stage| {
@@ -92,8 +94,33 @@ fn name(stage: &Stage) -> String {
     name
 }
 
-/// `podman run OPTIONS box COMMAND` below this client's cgroup, without a network.
+/// Podman with an image of Debian.
+struct Podman;
+
+impl debian::Client for Podman {
+    const TERMINAL: &'static [&'static str] = &["--tty", "--interactive"];
+    const FREE: &'static [&'static str] = &[];
+    const HELD: &'static [&'static str] = &["--security-opt", "no-new-privileges"];
+
+    fn run<'s>(stage: &'s Stage, options: &[&str]) -> Res<Cmd<'s>> {
+        let archive = debian::archive(stage)?;
+        if podman(stage, &["image", "exists", DEBIAN]).output()?.code != Some(0) {
+            podman(stage, &["load", "--quiet", "--input", &archive]).must()?;
+        }
+        let name = name(stage);
+        let mut all = vec!["--rm", "--name", &name];
+        all.extend_from_slice(options);
+        Ok(run_image(stage, &all, DEBIAN))
+    }
+}
+
+/// `podman run OPTIONS box COMMAND`.
 fn run<'s>(stage: &'s Stage, options: &[&str], command: &[&str]) -> Cmd<'s> {
+    run_image(stage, options, BOX).args(command)
+}
+
+/// `podman run OPTIONS IMAGE` below this client's cgroup, without a network.
+fn run_image<'s>(stage: &'s Stage, options: &[&str], image: &str) -> Cmd<'s> {
     let parent = format!("/{}", stage.word);
     let has = |word: &str| options.iter().any(|option| option.split('=').next() == Some(word));
     let mut words = vec!["run"];
@@ -103,7 +130,7 @@ fn run<'s>(stage: &'s Stage, options: &[&str], command: &[&str]) -> Cmd<'s> {
     if !has("--network") && !has("--pod") {
         words.extend(["--network", "none"]);
     }
-    podman(stage, &words).args(options).args(&[BOX]).args(command)
+    podman(stage, &words).args(options).args(&[image])
 }
 
 /// `podman run --rm` of a shell line; answers how it ended.

@@ -5,6 +5,7 @@ use std::os::unix::fs::chown;
 use oci_tests::check::{Res, ensure, eq, has};
 use oci_tests::process::Output;
 
+use crate::clients::debian::{self, DEBIAN};
 use crate::images::BOX;
 use crate::scenario::{Client, Scenario, scenario};
 use crate::stage::{Cmd, Stage};
@@ -22,7 +23,7 @@ pub const CLIENT: Client = Client {
 const USER: u32 = 1000;
 
 fn scenarios() -> Vec<Scenario> {
-    vec![
+    let mut all = vec![
         scenario("run gives output and exit code", "F150 F153", run_code),
         scenario("the user's ids and those below it", "F145", ids),
         scenario("exec: output, exit code, user", "F150", exec_code),
@@ -39,7 +40,29 @@ fn scenarios() -> Vec<Scenario> {
         ),
         scenario("build with steps that run", "F150", build),
         scenario("init, seccomp, no new privileges", "F144", protected),
-    ]
+    ];
+    all.extend(debian::with_options::<Podman>());
+    all
+}
+
+/// Podman with an image of Debian.
+struct Podman;
+
+impl debian::Client for Podman {
+    const TERMINAL: &'static [&'static str] = &["--tty", "--interactive"];
+    const FREE: &'static [&'static str] = &[];
+    const HELD: &'static [&'static str] = &["--security-opt", "no-new-privileges"];
+
+    fn run<'s>(stage: &'s Stage, options: &[&str]) -> Res<Cmd<'s>> {
+        // Its clean-up ends the process that holds the user's namespaces.
+        let name = name(stage);
+        let archive = debian::archive(stage)?;
+        if podman(stage, &["image", "exists", DEBIAN]).output()?.code != Some(0) {
+            podman(stage, &["load", "--quiet", "--input", &archive]).must()?;
+        }
+        let words = ["run", "--rm", "--network", "none", "--name", &name];
+        Ok(podman(stage, &words).args(options).args(&[DEBIAN]))
+    }
 }
 
 fn open(stage: &Stage) -> Res {
