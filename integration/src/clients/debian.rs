@@ -57,8 +57,8 @@ fn bash<C: Client>(stage: &Stage, options: &[&str], line: &str) -> Res<String> {
     C::run(stage, options)?.args(&["bash", "-c", line]).must()
 }
 
-/// A package whose scripts make a user and hand it files.
-const PACKAGE: &str = r#"set -e
+/// Makes a package whose scripts make a user and hand it files; installs it and purges it.
+pub const PACKAGE: &str = r#"set -e
 apt-get --version | head -n 1
 dpkg --audit
 umask 022
@@ -79,16 +79,19 @@ dpkg --verify demo
 apt-get purge -qq --yes demo
 ! getent passwd demo && ! test -e /usr/bin/demo && echo purged"#;
 
-/// A package is made, installed with its scripts, and purged.
 fn packages<C: Client>(stage: &Stage) -> Res {
-    let seen = bash::<C>(stage, &[], PACKAGE)?;
+    check_package(&bash::<C>(stage, &[], PACKAGE)?)
+}
+
+/// Looks at what the line above has printed.
+pub fn check_package(seen: &str) -> Res {
     for words in [
         "apt 2.",
         "Setting up demo (1)",
         "/usr/bin/demo demo:demo 6755\n/var/lib/demo demo:demo 755\n",
         "Status: install ok installed",
     ] {
-        has("output", &seen, words)?;
+        has("output", seen, words)?;
     }
     ensure(seen.ends_with("\npurged"), format!("not purged: {seen}"))
 }

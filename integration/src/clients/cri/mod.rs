@@ -4,6 +4,7 @@
 //! <https://github.com/kubernetes/cri-api/blob/master/pkg/apis/runtime/v1/api.proto>
 
 mod containers;
+mod debian;
 mod pods;
 mod streaming;
 
@@ -27,6 +28,7 @@ pub const CLIENT: Client = Client {
         let mut all = pods::scenarios();
         all.extend(containers::scenarios());
         all.extend(streaming::scenarios());
+        all.extend(debian::scenarios());
         all
     },
     open,
@@ -90,16 +92,16 @@ fn open(stage: &Stage) -> Res {
     );
     stage.keep(containerd::start(stage, Some(&cri))?);
     containerd::load(stage)?;
-    stage.until("the CRI plugin has the images", || {
-        for image in [BOX, PAUSE] {
-            let request = Message::new().message(1, Message::new().text(1, image));
-            let method = "/runtime.v1.ImageService/ImageStatus";
-            let reply = channel(stage)?.call(method, &request, stage.remaining())?;
-            if reply.code != 0 || reply.fields.message(1).text(1).is_empty() {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    [BOX, PAUSE].iter().try_for_each(|image| await_image(stage, image))
+}
+
+/// Waits until the CRI plugin has heard of an image.
+fn await_image(stage: &Stage, image: &str) -> Res {
+    let request = Message::new().message(1, Message::new().text(1, image));
+    stage.until(&format!("the CRI plugin has {image}"), || {
+        let method = "/runtime.v1.ImageService/ImageStatus";
+        let reply = channel(stage)?.call(method, &request, stage.remaining())?;
+        Ok(reply.code == 0 && !reply.fields.message(1).text(1).is_empty())
     })
 }
 
