@@ -14,6 +14,7 @@ use crate::cgroup::victim::Victim;
 use crate::cgroup::{self, Cgroup};
 use crate::create;
 use crate::error::{Context, Error, ErrorKind, Result, quote};
+use crate::faults::Faults;
 use crate::hooks::Kind;
 use crate::host::{self, Host};
 use crate::keyring::Keyring;
@@ -298,7 +299,7 @@ impl Container {
             process: with_limits_of(spec.process().as_ref(), options.process),
             ..options
         };
-        validate::process(&options.process, "process.")?;
+        validate::process(&options.process, "process.", &mut Faults::First)?;
         let listed = plan::listed(&spec);
         let inherit = Inherit { preserve_fds: options.preserve_fds, ..Inherit::default() };
         let in_user_namespace = listed & libc::CLONE_NEWUSER != 0;

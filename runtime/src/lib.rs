@@ -5,10 +5,12 @@
 
 mod caps;
 mod cgroup;
+mod check;
 mod children;
 mod container;
 mod create;
 mod error;
+mod faults;
 mod features;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -49,6 +51,7 @@ mod watcher;
 
 pub use cgroup::stats::{BlockIoEntry, MemoryUse, Pressure, RdmaUse, Stall, Stats};
 pub use cgroup::victim::Victim;
+pub use check::{Facility, Failing, Findings, Standing, check_bundle, check_host};
 pub use children::{
     Forked, close_all_but, fork, keep_child_statuses, leave, reap_child, share_cores_with_own_group,
 };

@@ -1,5 +1,6 @@
 //! The commands: one file each, and the table that finds them.
 
+mod check;
 mod checkpoint;
 mod completion;
 mod container;
@@ -106,7 +107,8 @@ const fn entry<C: Command>() -> Entry {
 }
 
 /// Every command, sorted by name.
-static ENTRIES: [Entry; 20] = [
+static ENTRIES: [Entry; 21] = [
+    entry::<check::Check>(),
     entry::<checkpoint::Checkpoint>(),
     entry::<completion::Completion>(),
     entry::<create::Create>(),
