@@ -15,6 +15,7 @@ mod features;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gc;
 mod hooks;
 mod host;
 mod idmap;
@@ -58,6 +59,7 @@ pub use children::{
 pub use container::Container;
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
+pub use gc::{Remains, Verdict, remains};
 pub use messages::{peer_user, receive_message, send_message};
 pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
 pub use report::{Listing, Process, Report, Status};

@@ -9,6 +9,7 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod gc;
 mod kill;
 mod list;
 mod man;
@@ -107,7 +108,7 @@ const fn entry<C: Command>() -> Entry {
 }
 
 /// Every command, sorted by name.
-static ENTRIES: [Entry; 21] = [
+static ENTRIES: [Entry; 22] = [
     entry::<check::Check>(),
     entry::<checkpoint::Checkpoint>(),
     entry::<completion::Completion>(),
@@ -116,6 +117,7 @@ static ENTRIES: [Entry; 21] = [
     entry::<events::Events>(),
     entry::<exec::Exec>(),
     entry::<features::Features>(),
+    entry::<gc::Gc>(),
     entry::<kill::Kill>(),
     entry::<list::List>(),
     entry::<man::Man>(),

@@ -14,6 +14,7 @@ mod exec;
 mod failure;
 mod features;
 mod foreground;
+mod gc;
 mod hooks;
 mod hostile;
 mod idmap;
@@ -42,7 +43,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 33] = [
+    let chapters: [fn() -> Vec<Test>; 34] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -72,6 +73,7 @@ pub fn all() -> Vec<Test> {
         failure::tests,
         sigkill::tests,
         check::tests,
+        gc::tests,
         odd::tests,
         rootless::tests,
         landlock::tests,

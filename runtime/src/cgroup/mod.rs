@@ -20,6 +20,7 @@ mod freezer;
 mod kill;
 mod knob;
 pub(crate) mod layout;
+mod mark;
 mod oom;
 mod plan;
 mod remove;
@@ -47,6 +48,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use check::{delegated, device_programs, parse_list};
+pub(crate) use mark::{marked, marks};
 pub(crate) use plan::{Permission, Plan, plan};
 
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
