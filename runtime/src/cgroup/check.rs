@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn values_that_the_kernel_refuses() {
-        let dir = open_path(Path::new("/proc/self")).unwrap();
+        let dir = open_path(Path::new("/proc")).unwrap();
         let nearest = Nearest { dir, path: PathBuf::new(), whole: false };
         let text = |text: &str| Value::Text(text.to_owned());
         let cpu_max = |quota, period| Value::CpuMax { quota, period };
