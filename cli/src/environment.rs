@@ -10,6 +10,8 @@ pub struct Environment {
     pub xdg_runtime_dir: Option<OsString>,
     /// Whether the caller is root of the host, or of a user namespace that poses as a host.
     pub privileged: bool,
+    /// `PATH`.
+    pub path: OsString,
     /// `NOTIFY_SOCKET`.
     pub notify_socket: Option<OsString>,
     /// Number of descriptors of socket activation, from 3.
@@ -23,6 +25,7 @@ impl Default for Environment {
         Self {
             xdg_runtime_dir: None,
             privileged: true,
+            path: OsString::new(),
             notify_socket: None,
             listen_fds: 0,
             listen_names: None,
@@ -43,6 +46,7 @@ impl Environment {
         Self {
             xdg_runtime_dir,
             privileged,
+            path: std::env::var_os("PATH").unwrap_or_default(),
             notify_socket: std::env::var_os("NOTIFY_SOCKET").filter(|v| !v.is_empty()),
             listen_fds,
             listen_names: text("LISTEN_FDNAMES").filter(|_| listen_fds > 0),

@@ -1,5 +1,34 @@
 //! Tables in columns, in the layout of Go's `tabwriter` that runc uses for `list`.
 
+use crate::program::Failure;
+
+/// How `check`, `gc` and their like print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+impl Format {
+    /// The value of `--format`.
+    pub fn parse(word: &str) -> Result<Self, Failure> {
+        match word {
+            "table" => Ok(Self::Table),
+            "json" => Ok(Self::Json),
+            _ => Err(Failure::message("invalid format option")),
+        }
+    }
+}
+
+/// A text that a terminal shows as it is: names and paths may come from somebody who wants more.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
+
 /// Narrowest column.
 const WIDTH: usize = 12;
 /// Blanks between columns.

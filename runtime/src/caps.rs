@@ -33,6 +33,12 @@ pub(crate) const KILL: u64 = 1 << 5;
 /// The capability that installs a filter without `no_new_privs`, as a mask.
 pub(crate) const SYS_ADMIN: u64 = 1 << 21;
 
+/// The capability that makes processes less nice, as a mask.
+pub(crate) const SYS_NICE: u64 = 1 << 23;
+
+/// The capability that lifts resource limits, as a mask.
+pub(crate) const SYS_RESOURCE: u64 = 1 << 24;
+
 /// Reads the kernel log where the host restricts that.
 pub(crate) const SYSLOG: u64 = 1 << 34;
 

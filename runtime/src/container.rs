@@ -11,9 +11,10 @@ use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
 
 use crate::cgroup::stats::Stats;
 use crate::cgroup::victim::Victim;
-use crate::cgroup::{self, Cgroup};
+use crate::cgroup::{self, Cgroup, Recorded};
 use crate::create;
 use crate::error::{Context, Error, ErrorKind, Result, quote};
+use crate::faults::Faults;
 use crate::hooks::Kind;
 use crate::host::{self, Host};
 use crate::keyring::Keyring;
@@ -82,21 +83,7 @@ impl Container {
 
     /// Every entry of the state root, sorted by id. A missing root is an empty list.
     pub fn list(root: &Path) -> Result<Vec<Listing>> {
-        let mut ids = Vec::new();
-        let entries = match std::fs::read_dir(root) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => crate::error::Call::call(other, "open")
-                .context("list", format!("state root {}", quote(root)))?,
-        };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir())
-                && validate::validate_id(&name).is_ok()
-            {
-                ids.push(name);
-            }
-        }
-        ids.sort();
+        let ids = state::ids(root)?;
         Ok(ids
             .into_iter()
             .map(|id| {
@@ -113,7 +100,7 @@ impl Container {
 
     /// The container's status.
     pub fn status(&self) -> Result<Status> {
-        if !self.alive()? {
+        if !self.record.alive()? {
             return Ok(Status::Stopped);
         }
         if self.cgroup()?.is_frozen()? {
@@ -124,27 +111,6 @@ impl Container {
             return Ok(Status::Created);
         }
         Ok(Status::Running)
-    }
-
-    /// Whether the init process is there and not a zombie.
-    ///
-    /// # Errors
-    /// Also for a process that is there and not to be seen in /proc (`hidepid`): to take it for one that
-    /// has ended would lose it.
-    fn alive(&self) -> Result<bool> {
-        let pid = self.record.pid;
-        if pid == 0 {
-            return Ok(false);
-        }
-        match state::process_identity(pid)? {
-            None if sys::pidfd::open(pid)
-                .is_ok_and(|process| !sys::pidfd::has_ended(process.as_fd())) =>
-            {
-                let reason = "the process is hidden in /proc (hidepid)";
-                Err(Error::new(ErrorKind::System, "look at process", pid.to_string(), reason))
-            }
-            identity => Ok(identity == Some((self.record.start_time, true))),
-        }
     }
 
     /// The container's state.
@@ -266,7 +232,7 @@ impl Container {
             opened => opened.context("open process", self.record.pid)?,
         };
         // The pid may have been reused before the pidfd pinned it.
-        if self.alive()? { Ok(pidfd) } else { Err(gone()) }
+        if self.record.alive()? { Ok(pidfd) } else { Err(gone()) }
     }
 
     fn wrong(&self, operation: &str, reason: &str) -> Error {
@@ -298,7 +264,7 @@ impl Container {
             process: with_limits_of(spec.process().as_ref(), options.process),
             ..options
         };
-        validate::process(&options.process, "process.")?;
+        validate::process(&options.process, "process.", &mut Faults::First)?;
         let listed = plan::listed(&spec);
         let inherit = Inherit { preserve_fds: options.preserve_fds, ..Inherit::default() };
         let in_user_namespace = listed & libc::CLONE_NEWUSER != 0;
@@ -452,8 +418,8 @@ impl Container {
     }
 
     /// Removes whatever is left of `id` when [`Container::load`] cannot read it: the state directory,
-    /// and where the record is damaged also the cgroup of the stored configuration with all that runs in
-    /// it, which nobody could find afterwards.
+    /// and with all that runs in it the cgroup that nobody could find afterwards: that of the stored
+    /// configuration where the record is damaged, and those with the container's mark where it is missing.
     ///
     /// # Errors
     /// `WrongState` when the container can be loaded after all: whoever was creating it has finished.
@@ -473,8 +439,12 @@ impl Container {
                 ));
             }
             Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
-            // Without a record nothing was made.
-            Err(error) if error.errno() == Some(Errno::ENOENT) => {}
+            // Before the record is written nothing is made. One that was lost has left marks.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => {
+                let marked = cgroup::marked(&dir.mark()?)?;
+                Cgroup::open(&marked)?.kill(libc::SIGKILL)?;
+                marked.delete()?;
+            }
             Err(error) if error.errno().is_some() => return Err(error),
             Err(_) => end_unrecorded(&dir, id)?,
         }
@@ -499,7 +469,7 @@ impl Container {
 
     /// Changes resource limits; what is not set keeps its value. Devices are never touched.
     pub fn update(&self, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
-        if !self.alive()? {
+        if !self.record.alive()? {
             return Err(self.wrong_kind(ErrorKind::NotRunning, "update", "container not running"));
         }
         self.cgroup()?.update(resources, warnings)
@@ -528,8 +498,17 @@ impl Container {
 
 /// Kills what runs in the cgroup that the stored configuration names, and removes it.
 fn end_unrecorded(dir: &StateDir, id: &str) -> Result<()> {
+    let recorded = unrecorded(dir, id)?;
+    Cgroup::open(&recorded)?.kill(libc::SIGKILL)?;
+    recorded.delete()
+}
+
+/// The cgroup that the stored configuration of a container with a damaged record names.
+pub(crate) fn unrecorded(dir: &StateDir, id: &str) -> Result<Recorded> {
     // As damaged as the record: then the directory is all that is known.
-    let Ok(spec) = dir.config().and_then(|json| spec::stored(&json)) else { return Ok(()) };
+    let Ok(spec) = dir.config().and_then(|json| spec::stored(&json)) else {
+        return Ok(Recorded::default());
+    };
     let linux = spec.linux().clone().unwrap_or_default();
     let cgroup = cgroup::plan(
         &linux,
@@ -538,9 +517,7 @@ fn end_unrecorded(dir: &StateDir, id: &str) -> Result<()> {
         cgroup::Permission::Tolerated,
         &mut Vec::new(),
     );
-    let recorded = cgroup?.recorded();
-    Cgroup::open(&recorded)?.kill(libc::SIGKILL)?;
-    recorded.delete()
+    Ok(cgroup?.recorded())
 }
 
 /// The process with the container's limits and scheduling where it names none, as under runc.

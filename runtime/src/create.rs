@@ -101,6 +101,7 @@ pub(crate) fn create(
     };
     let mut cgroup = plan.cgroup.create(warnings)?;
     undo.cgroup_made = true;
+    cgroup.mark(&undo.dir.as_ref().expect("set above").mark()?);
     cgroup.prepare_join()?;
     if let Some(owner) = plan.cgroup_owner {
         cgroup.delegate(owner, warnings)?;

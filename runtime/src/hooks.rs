@@ -11,7 +11,7 @@
 //! behind with our pipe open does not keep us waiting.
 
 use std::collections::VecDeque;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -130,6 +130,16 @@ struct Output {
 }
 
 impl Command {
+    /// The JSON path and the program, as errors name the hook.
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The program's path.
+    pub(crate) fn path(&self) -> &CStr {
+        &self.path
+    }
+
     fn run(&self, state: &[u8]) -> Result<()> {
         let system = |failure: Failure| Error::system("run", &self.subject, failure);
         let stdin = state_file(state).map_err(system)?;

@@ -74,6 +74,19 @@ impl Maps {
         }
     }
 
+    /// Whether both ids of a file on the host have a name inside.
+    pub(crate) fn holds(&self, uid: u32, gid: u32) -> bool {
+        let holds = |ranges: &[Range], id: u32| {
+            ranges.iter().any(|range| id.checked_sub(range.outside).is_some_and(|n| n < range.size))
+        };
+        holds(&self.uids, uid) && holds(&self.gids, gid)
+    }
+
+    /// The host's gid behind `inside`.
+    pub(crate) fn outside_gid(&self, inside: u32) -> Option<u32> {
+        outside(&self.gids, inside)
+    }
+
     /// The host's uid behind `inside`.
     pub(crate) fn outside_uid(&self, inside: u32) -> Option<u32> {
         outside(&self.uids, inside)

@@ -14,7 +14,7 @@
 //!
 //! <https://docs.kernel.org/userspace-api/landlock.html>
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{OFlag, open};
@@ -58,6 +58,9 @@ fn known(version: u32) -> u64 {
         .fold(first, |all, (_, access)| all | access)
 }
 
+/// The rules' place in errors.
+const WHAT: &str = "annotations.\"io.bulkhead.landlock\"";
+
 /// The rules of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rules(Vec<(CString, u64)>);
@@ -87,16 +90,25 @@ pub(crate) fn plan(value: &str) -> Result<Rules> {
 }
 
 impl Rules {
+    /// The paths of the rules, in the container.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &CStr> {
+        self.0.iter().map(|(path, _)| path.as_c_str())
+    }
+
+    /// Whether the kernel has what the rules need.
+    pub(crate) fn check_kernel(&self) -> Result<()> {
+        let version = sys::landlock::version().context("apply", WHAT)?;
+        if version >= OLDEST {
+            return Ok(());
+        }
+        let reason = format!("this kernel has version {version} of Landlock, {OLDEST} is needed");
+        Err(Error::unsupported("apply", WHAT, reason))
+    }
+
     /// Restricts the calling process, inside the container's root. Needs `no_new_privs` or CAP_SYS_ADMIN.
     pub(crate) fn apply(&self) -> Result<()> {
-        const WHAT: &str = "annotations.\"io.bulkhead.landlock\"";
-        let version = sys::landlock::version().context("apply", WHAT)?;
-        if version < OLDEST {
-            let reason =
-                format!("this kernel has version {version} of Landlock, {OLDEST} is needed");
-            return Err(Error::unsupported("apply", WHAT, reason));
-        }
-        let known = known(version);
+        self.check_kernel()?;
+        let known = known(sys::landlock::version().context("apply", WHAT)?);
         let ruleset = sys::landlock::create_ruleset(known).context("apply", WHAT)?;
         for (path, access) in &self.0 {
             let subject = || format!("{WHAT}: {path:?}");

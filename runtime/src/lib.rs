@@ -5,14 +5,17 @@
 
 mod caps;
 mod cgroup;
+mod check;
 mod children;
 mod container;
 mod create;
 mod error;
+mod faults;
 mod features;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gc;
 mod hooks;
 mod host;
 mod idmap;
@@ -49,12 +52,14 @@ mod watcher;
 
 pub use cgroup::stats::{BlockIoEntry, MemoryUse, Pressure, RdmaUse, Stall, Stats};
 pub use cgroup::victim::Victim;
+pub use check::{Facility, Failing, Findings, Standing, check_bundle, check_host};
 pub use children::{
     Forked, close_all_but, fork, keep_child_statuses, leave, reap_child, share_cores_with_own_group,
 };
 pub use container::Container;
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
+pub use gc::{Remains, Verdict, remains};
 pub use messages::{peer_user, receive_message, send_message};
 pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
 pub use report::{Listing, Process, Report, Status};

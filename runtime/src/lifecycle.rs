@@ -47,6 +47,11 @@ impl Hooks {
         Ok(Self { lists, state })
     }
 
+    /// The hooks of one kind, in order.
+    pub(crate) fn of(&self, kind: Kind) -> &[Command] {
+        self.lists.iter().find(|(k, _)| *k == kind).map_or(&[], |(_, commands)| commands)
+    }
+
     /// Whether any hook of this kind is configured.
     pub(crate) fn has(&self, kind: Kind) -> bool {
         self.lists.iter().any(|(k, _)| *k == kind)

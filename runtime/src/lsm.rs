@@ -75,6 +75,16 @@ impl Labels {
         Ok(Self { prefix: prefix.to_owned(), apparmor, selinux })
     }
 
+    /// The AppArmor profile.
+    pub(crate) fn apparmor(&self) -> Option<&str> {
+        self.apparmor.as_deref()
+    }
+
+    /// The SELinux label.
+    pub(crate) fn selinux(&self) -> Option<&str> {
+        self.selinux.as_deref()
+    }
+
     /// Labels keys made from here on, so that the session keyring is the container's.
     pub(crate) fn apply_key_label(&self, procfs: &Procfs) -> Result<()> {
         match &self.selinux {

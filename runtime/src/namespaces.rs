@@ -52,6 +52,11 @@ pub(crate) fn file_name(flag: i32) -> &'static str {
     KINDS.iter().find(|k| k.1 == flag).map_or("?", |k| k.2)
 }
 
+/// The `CLONE_NEW*` flags with their file names below `/proc/PID/ns`.
+pub(crate) fn names() -> impl Iterator<Item = (i32, &'static str)> {
+    KINDS.iter().map(|k| (k.1, k.2))
+}
+
 /// The kinds with a file below `/proc/PID/ns`, for callers that record them.
 pub(crate) fn kinds() -> impl Iterator<Item = LinuxNamespaceType> {
     KINDS.iter().map(|k| k.0)

@@ -10,6 +10,7 @@ use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
 use crate::caps;
 use crate::cgroup::{self, Permission};
 use crate::error::{Call, Context, Error, Result, quote};
+use crate::faults::Faults;
 use crate::host::Host;
 use crate::idmap::{self, Maps, Writer};
 use crate::keyring::Keyring;
@@ -48,6 +49,43 @@ pub(crate) struct Plan {
     pub program: Program,
 }
 
+/// The parts of a plan; those that could not be planned are absent.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub cgroup: Option<cgroup::Plan>,
+    pub cgroup_owner: Option<Uid>,
+    pub namespaces: namespaces::Plan,
+    pub order: Option<Order>,
+    pub maps: Option<(Maps, Writer)>,
+    pub uts: uts::Plan,
+    pub keyring: Option<Option<Keyring>>,
+    pub mounts: Option<mount::Plan>,
+    pub sysctls: Option<Vec<sysctl::Sysctl>>,
+    pub hooks: Option<Hooks>,
+    pub program: Option<Program>,
+}
+
+impl Parts {
+    fn whole(self, id: &str) -> Option<Plan> {
+        let mounts = self.mounts?;
+        Some(Plan {
+            id: id.to_owned(),
+            rootfs: mounts.rootfs().to_owned(),
+            cgroup: self.cgroup?,
+            cgroup_owner: self.cgroup_owner,
+            namespaces: self.namespaces,
+            order: self.order?,
+            maps: self.maps,
+            uts: self.uts,
+            keyring: self.keyring?,
+            mounts,
+            sysctls: self.sysctls?,
+            hooks: self.hooks?,
+            program: self.program?,
+        })
+    }
+}
+
 /// Plans a container. `notify` is the directory that will hold the socket for its readiness.
 pub(crate) fn plan(
     id: &str,
@@ -56,25 +94,38 @@ pub(crate) fn plan(
     host: &Host,
     warnings: &mut Vec<String>,
 ) -> Result<Plan> {
+    let parts = parts(id, options, notify, host, &mut Faults::First, warnings)?;
+    Ok(parts.whole(id).expect("a part that is missing was an error"))
+}
+
+/// As [`plan`], part by part: after a fault that is only noted the others are planned all the same.
+pub(crate) fn parts(
+    id: &str,
+    options: &CreateOptions,
+    notify: Option<&Path>,
+    host: &Host,
+    faults: &mut Faults,
+    warnings: &mut Vec<String>,
+) -> Result<Parts> {
     let asked = &options.config.spec;
-    validate::validate(asked, warnings)?;
+    validate::validate(asked, faults, warnings)?;
     let spec = match notify {
         Some(directory) => Cow::Owned(notify::with_socket(asked, directory)?),
         None => Cow::Borrowed(asked),
     };
     let spec = &*spec;
-    refuse_unsupported(spec)?;
+    refuse_unsupported(spec, faults)?;
     if options.systemd_cgroup {
-        return Err(Error::unsupported(
+        faults.note(Err(Error::unsupported(
             "use",
             "--systemd-cgroup",
             "the systemd cgroup driver is not in this version of bulkhead; leave the flag out",
-        ));
+        )))?;
     }
     let linux = spec.linux().clone().unwrap_or_default();
     let namespaces =
         namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), time_offsets(spec));
-    refuse_to_change_own(spec, &namespaces, host)?;
+    faults.note(refuse_to_change_own(spec, &namespaces, host))?;
     let maps = namespaces.creates(libc::CLONE_NEWUSER).then(|| {
         let maps = idmap::plan(
             linux.uid_mappings().as_deref().unwrap_or_default(),
@@ -83,37 +134,37 @@ pub(crate) fn plan(
         let writer = maps.writer(host.uid, host.gid);
         (maps, writer)
     });
-    let cgroup = cgroup::plan(&linux, id, &host.layout, tolerance(options, host), warnings)?;
+    let cgroup = cgroup::plan(&linux, id, &host.layout, tolerance(options, host), warnings);
+    let cgroup = faults.keep(cgroup)?;
     // A new cgroup namespace is rooted where its maker is: after the child has joined.
-    let late_cgroup = cgroup.is_joined_late();
-    let order = namespaces.order(late_cgroup, host.privileged());
+    let late_cgroup = cgroup.as_ref().map(cgroup::Plan::is_joined_late);
+    let order = late_cgroup.map(|late| namespaces.order(late, host.privileged()));
     let in_user_namespace = namespaces.has(libc::CLONE_NEWUSER);
-    let mounts = mounts(spec, options, host, &namespaces, &cgroup, warnings)?;
-    let process = spec
-        .process()
-        .as_ref()
-        .ok_or_else(|| Error::invalid("process", "is required to create a container"))?;
-    let program = program(process, spec, options, host, in_user_namespace, warnings)?;
-    let cgroup_owner = match &maps {
-        Some((maps, _)) if namespaces.creates(libc::CLONE_NEWCGROUP) => {
+    let cgroup_dirs = cgroup.as_ref().map(cgroup::Plan::paths).unwrap_or_default();
+    let mounts = mounts(spec, options, host, &namespaces, cgroup_dirs, faults, warnings)?;
+    let process = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is required"));
+    let program = process
+        .and_then(|process| program(process, spec, options, host, in_user_namespace, warnings));
+    let program = faults.keep(program)?;
+    let cgroup_owner = match (&maps, &mounts, &program) {
+        (Some((maps, _)), Some(mounts), Some(program))
+            if namespaces.creates(libc::CLONE_NEWCGROUP) =>
+        {
             cgroup::delegate::owner(&host.layout, &mounts.mounts, maps, program.uid)
         }
         _ => None,
     };
     let number = (!options.no_new_keyring).then_some(host.chance);
-    let keyring = Keyring::plan(id, number)?;
-    Ok(Plan {
-        id: id.to_owned(),
-        rootfs: mounts.rootfs().to_owned(),
+    Ok(Parts {
         cgroup,
         cgroup_owner,
         order,
         maps,
         uts: uts::Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone() },
-        keyring,
+        keyring: faults.keep(Keyring::plan(id, number))?,
         mounts,
-        sysctls: sysctl::plan(linux.sysctl().as_ref())?,
-        hooks: Hooks::plan(spec, id, &options.bundle)?,
+        sysctls: faults.keep(sysctl::plan(linux.sysctl().as_ref()))?,
+        hooks: faults.keep(Hooks::plan(spec, id, &options.bundle))?,
         program,
         namespaces,
     })
@@ -124,22 +175,24 @@ fn mounts(
     options: &CreateOptions,
     host: &Host,
     namespaces: &namespaces::Plan,
-    cgroup: &cgroup::Plan,
+    cgroup_dirs: Vec<PathBuf>,
+    faults: &mut Faults,
     warnings: &mut Vec<String>,
-) -> Result<mount::Plan> {
+) -> Result<Option<mount::Plan>> {
     let linux = spec.linux().as_ref();
+    let label = linux.map_or(Ok(None), |linux| lsm::mount_label(linux, host.modules));
     let facts = mount::Facts {
         user_namespace: namespaces.has(libc::CLONE_NEWUSER),
         // A joined one belongs to others: to change its root would change theirs.
         mount_namespace: namespaces.creates(libc::CLONE_NEWNS),
         pid_namespace: namespaces.has(libc::CLONE_NEWPID),
         cgroup_namespace: namespaces.has(libc::CLONE_NEWCGROUP),
-        label: linux.map_or(Ok(None), |linux| lsm::mount_label(linux, host.modules))?,
+        label: faults.keep(label)?.flatten(),
         no_pivot: options.no_pivot,
         layout: &host.layout,
-        cgroup_dirs: cgroup.paths(),
+        cgroup_dirs,
     };
-    mount::plan(spec, &options.bundle, &facts, warnings)
+    mount::plan(spec, &options.bundle, &facts, faults, warnings)
 }
 
 fn program(
@@ -225,24 +278,18 @@ fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
 
 /// A setting that is not implemented is an error: a container must not run without what its
 /// configuration asks for. (`vm` belongs to another wall.)
-fn refuse_unsupported(spec: &Spec) -> Result<()> {
+fn refuse_unsupported(spec: &Spec, faults: &mut Faults) -> Result<()> {
     let linux = spec.linux().as_ref();
     let devices = linux.and_then(|linux| linux.net_devices().as_ref());
     let asked = [
         ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
         ("linux.netDevices", devices.is_some_and(|devices| !devices.is_empty())),
     ];
-    refuse_asked(&asked)?;
-    check_agent(spec)
-}
-
-fn refuse_asked(asked: &[(&str, bool)]) -> Result<()> {
-    match asked.iter().find(|(_, asked)| *asked) {
-        None => Ok(()),
-        Some((field, _)) => {
-            Err(Error::unsupported("apply", *field, "is not supported by this version of bulkhead"))
-        }
+    for (field, _) in asked.iter().filter(|(_, asked)| *asked) {
+        let reason = "is not supported by this version of bulkhead";
+        faults.note(Err(Error::unsupported("apply", *field, reason)))?;
     }
+    faults.note(check_agent(spec))
 }
 
 /// The agent's socket must be there before anything is made for a container that needs it.

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use oci_spec::runtime::{PosixRlimit, PosixRlimitType};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Failure, Result};
 use crate::sys;
 
 /// Makes a write beyond the caller's own `RLIMIT_FSIZE` an error (`EFBIG`). It would be the end of the
@@ -76,6 +76,23 @@ pub(crate) fn set(limits: &[Rlimit]) -> Result<()> {
         let own = Pid::from_raw(0);
         limit.name(sys::prlimit::set(own, number(limit.kind), limit.soft, limit.hard))
     })
+}
+
+/// The limits that [`raise`] could not lift, each with its index and error, for a creator that has
+/// CAP_SYS_RESOURCE or not. Nothing is set.
+pub(crate) fn refused(limits: &[Rlimit], privileged: bool) -> Vec<(usize, Error)> {
+    let most = std::fs::read_to_string("/proc/sys/fs/nr_open");
+    let most = most.ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(u64::MAX);
+    let refused = |limit: &Rlimit| {
+        let (_, hard) = sys::prlimit::get(Pid::from_raw(0), number(limit.kind)).ok()?;
+        let files = limit.kind == PosixRlimitType::RlimitNofile && limit.hard > most;
+        if hard >= limit.hard || (privileged && !files) {
+            return None;
+        }
+        let failure = Failure { call: "prlimit", errno: Errno::EPERM };
+        limit.name(Err(failure)).err().map(|error| (limit.index, error))
+    };
+    limits.iter().filter_map(refused).collect()
 }
 
 impl Rlimit {

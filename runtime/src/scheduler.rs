@@ -77,6 +77,23 @@ fn flag(flag: Flag) -> u64 {
 }
 
 impl Scheduling {
+    /// Whether it takes CAP_SYS_NICE from the process `pid` as it is: a policy of real time, or less
+    /// niceness than the limit `RLIMIT_NICE` allows.
+    pub(crate) fn takes_privilege(&self, pid: Pid) -> bool {
+        let Some(attributes) = &self.attributes else { return false };
+        let limit = |resource| sys::prlimit::get(pid, resource).map_or(0, |(soft, _)| soft);
+        match attributes.policy {
+            6 => true,
+            1 | 2 => limit(libc::RLIMIT_RTPRIO as i32) < u64::from(attributes.priority),
+            // As nice(2): the limit counts from 20 downwards.
+            _ if attributes.nice < 0 => {
+                let needed = u64::try_from(20 - attributes.nice).unwrap_or(u64::MAX);
+                limit(libc::RLIMIT_NICE as i32) < needed
+            }
+            _ => false,
+        }
+    }
+
     /// Sets it on a process that waits.
     pub(crate) fn apply(&self, pid: i32) -> Result<()> {
         let pid = Pid::from_raw(pid);

@@ -22,7 +22,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
@@ -31,7 +31,8 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup;
-use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
+use crate::sys;
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
@@ -88,6 +89,27 @@ pub(crate) struct Options {
 impl Record {
     /// The version this build writes and the newest it reads.
     pub(crate) const VERSION: u32 = 1;
+
+    /// Whether the init process is there and not a zombie.
+    ///
+    /// # Errors
+    /// Also for a process that is there and not to be seen in /proc (`hidepid`): to take it for one that
+    /// has ended would lose it.
+    pub(crate) fn alive(&self) -> Result<bool> {
+        if self.pid == 0 {
+            return Ok(false);
+        }
+        match process_identity(self.pid)? {
+            None if sys::pidfd::open(self.pid)
+                .is_ok_and(|process| !sys::pidfd::has_ended(process.as_fd())) =>
+            {
+                let reason = "the process is hidden in /proc (hidepid)";
+                let pid = self.pid.to_string();
+                Err(Error::new(ErrorKind::System, "look at process", pid, reason))
+            }
+            identity => Ok(identity == Some((self.start_time, true))),
+        }
+    }
 
     /// The record of the container `id` from its JSON text; `subject` names the text in errors.
     ///
@@ -161,18 +183,21 @@ impl StateDir {
                 quote(id),
                 "container with given ID already exists",
             ),
-            errno => Error::system(
-                "create",
-                subject(&path),
-                crate::error::Failure { call: "mkdir", errno },
-            ),
+            errno => Error::system("create", subject(&path), Failure { call: "mkdir", errno }),
         })?;
         let made = Self::open_path(path.clone()).and_then(|dir| dir.lock().map(|()| dir));
-        if made.is_err() {
-            // The error is already on its way; the empty directory is all there is to remove.
-            let _ = std::fs::remove_dir(&path);
+        match made {
+            // `gc`, or `delete --force`, took the empty directory for what a killed `create` has left.
+            Ok(dir) if !dir.exists()? => Self::make(root, id),
+            Ok(dir) => Ok(dir),
+            // It went before it could be opened.
+            Err(error) if error.errno() == Some(Errno::ENOENT) => Self::make(root, id),
+            Err(error) => {
+                // The error is already on its way; the empty directory is all there is to remove.
+                let _ = std::fs::remove_dir(&path);
+                Err(error)
+            }
         }
-        made
     }
 
     /// Opens an existing container's directory, without a lock.
@@ -193,6 +218,39 @@ impl StateDir {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// When the record was written; that of a container that was created, at its end of `create`.
+    pub(crate) fn recorded_at(&self) -> Result<SystemTime> {
+        let context = || quote(self.path.join(STATE));
+        let stat = nix::sys::stat::fstatat(&self.dir, STATE, AtFlags::AT_SYMLINK_NOFOLLOW)
+            .call("fstatat")
+            .context("find", context())?;
+        let seconds = u64::try_from(stat.st_mtime).unwrap_or(0);
+        Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
+    }
+
+    /// Whether the stored configuration is there: it is written before the record and removed before it.
+    pub(crate) fn has_config(&self) -> Result<bool> {
+        self.has(CONFIG)
+    }
+
+    /// What marks the container's cgroups as its own: where its state is, on which file system.
+    pub(crate) fn mark(&self) -> Result<Vec<u8>> {
+        let stat = nix::sys::stat::fstat(&self.dir).call("fstat");
+        let device = stat.context("inspect", subject(&self.path))?.st_dev;
+        Ok(mark(device, &self.path))
+    }
+
+    /// Takes the lock unless somebody else has it. Whether it was taken.
+    #[allow(deprecated, reason = "as in `lock`")]
+    pub(crate) fn try_lock(&self) -> Result<bool> {
+        use nix::fcntl::{FlockArg, flock};
+        use std::os::fd::AsRawFd;
+        match flock(self.dir.as_raw_fd(), FlockArg::LockExclusiveNonblock) {
+            Err(Errno::EWOULDBLOCK) => Ok(false),
+            other => other.call("flock").context("lock", subject(&self.path)).map(|()| true),
+        }
     }
 
     /// Takes the lock, which lasts until this value is dropped. A forked child must drop its copy.
@@ -350,10 +408,14 @@ impl StateDir {
 
     /// Whether the start socket's file exists.
     pub(crate) fn has_socket(&self) -> Result<bool> {
-        match nix::sys::stat::fstatat(&self.dir, SOCKET, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        self.has(SOCKET)
+    }
+
+    fn has(&self, name: &str) -> Result<bool> {
+        match nix::sys::stat::fstatat(&self.dir, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(_) => Ok(true),
             Err(Errno::ENOENT) => Ok(false),
-            Err(errno) => Err(errno).call("fstatat").context("find", quote(self.path.join(SOCKET))),
+            Err(errno) => Err(errno).call("fstatat").context("find", quote(self.path.join(name))),
         }
     }
 
@@ -362,6 +424,32 @@ impl StateDir {
         // Nobody connects any more; `remove` would take the file anyway.
         let _ = unlinkat(&self.dir, SOCKET, UnlinkatFlags::NoRemoveDir);
     }
+}
+
+/// The names in a state root that a container may have, sorted. A missing root has none.
+pub(crate) fn ids(root: &Path) -> Result<Vec<String>> {
+    let entries = match std::fs::read_dir(root) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.call("open").context("list", format!("state root {}", quote(root)))?,
+    };
+    let mut ids = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && crate::validate::validate_id(&name).is_ok()
+        {
+            ids.push(name);
+        }
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+/// The text by which a cgroup names the container whose state is at `path`. The device tells a state root
+/// from another of the same name in another mount namespace.
+pub(crate) fn mark(device: u64, path: &Path) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    [device.to_string().as_bytes(), b" ", path.as_os_str().as_bytes()].concat()
 }
 
 /// The words that callers know.

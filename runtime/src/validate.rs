@@ -15,6 +15,7 @@ use std::path::Path;
 use oci_spec::runtime::{Hook, Hooks, LinuxNamespaceType as Kind, Mount, Spec};
 
 use crate::error::{Error, Result};
+use crate::faults::Faults;
 
 pub(crate) use process::process;
 pub(crate) use resources::resources;
@@ -45,30 +46,36 @@ pub(crate) fn validate_id(id: &str) -> Result<()> {
 }
 
 /// Checks a configuration before `create`.
-pub(crate) fn validate(spec: &Spec, warnings: &mut Vec<String>) -> Result<()> {
-    let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is required"))?;
-    no_nul("root.path", root.path())?;
-    let namespaces = Namespaces::of(spec)?;
-    let Some(init) = spec.process() else {
-        return Err(Error::invalid("process", "is required"));
-    };
-    process(init, "process.")?;
+pub(crate) fn validate(spec: &Spec, faults: &mut Faults, warnings: &mut Vec<String>) -> Result<()> {
+    let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is required"));
+    if let Some(root) = faults.keep(root)? {
+        faults.note(no_nul("root.path", root.path()))?;
+    }
+    let namespaces = Namespaces::of(spec, faults)?;
+    let init = spec.process().as_ref().ok_or_else(|| Error::invalid("process", "is required"));
+    let init = faults.keep(init)?;
+    if let Some(init) = init {
+        process(init, "process.", faults)?;
+    }
     for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
-        uts_name(field, name.as_deref(), &namespaces)?;
+        faults.note(uts_name(field, name.as_deref(), &namespaces))?;
     }
     for (index, mount) in list(spec.mounts()).iter().enumerate() {
-        check_mount(&format!("mounts[{index}]"), mount, &namespaces, warnings)?;
+        let field = format!("mounts[{index}]");
+        faults.note(check_mount(&field, mount, &namespaces, warnings))?;
     }
     if let Some(hooks) = spec.hooks() {
-        check_hooks(hooks)?;
+        check_hooks(hooks, faults)?;
     }
     if spec.annotations().iter().flatten().any(|(key, _)| key.is_empty()) {
-        return Err(Error::invalid("annotations[\"\"]", "a key is empty"));
+        faults.note(Err(Error::invalid("annotations[\"\"]", "a key is empty")))?;
     }
     if let Some(part) = spec.linux() {
-        linux::linux(part, &namespaces, warnings)?;
-        idmap::user_namespace(part, &namespaces)?;
-        idmap::process_ids(init, part, &namespaces)?;
+        linux::linux(part, &namespaces, faults, warnings)?;
+        idmap::user_namespace(part, &namespaces, faults)?;
+        if let Some(init) = init {
+            idmap::process_ids(init, part, &namespaces, faults)?;
+        }
     }
     Ok(())
 }
@@ -87,21 +94,22 @@ enum Origin {
 struct Namespaces(Vec<(Kind, Origin)>);
 
 impl Namespaces {
-    fn of(spec: &Spec) -> Result<Self> {
+    fn of(spec: &Spec, faults: &mut Faults) -> Result<Self> {
         let named = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref());
         let mut kinds: Vec<(Kind, Origin)> = Vec::new();
         for (index, namespace) in named.unwrap_or_default().iter().enumerate() {
             let kind = namespace.typ();
             if kinds.iter().any(|(known, _)| *known == kind) {
-                return Err(Error::invalid(
+                faults.note(Err(Error::invalid(
                     format!("linux.namespaces[{index}].type"),
                     format!("\"{}\" is given twice", word(kind)),
-                ));
+                )))?;
+                continue;
             }
             let origin = match namespace.path() {
                 None => Origin::New,
                 Some(path) => {
-                    absolute(&format!("linux.namespaces[{index}].path"), path)?;
+                    faults.note(absolute(&format!("linux.namespaces[{index}].path"), path))?;
                     Origin::Joined
                 }
             };
@@ -224,7 +232,7 @@ fn check_mount(
     idmap::mount(field, mount, bind, option(["idmap", "ridmap"]), namespaces)
 }
 
-fn check_hooks(hooks: &Hooks) -> Result<()> {
+fn check_hooks(hooks: &Hooks, faults: &mut Faults) -> Result<()> {
     #[allow(deprecated)] // engines still use prestart hooks
     let kinds = [
         ("prestart", hooks.prestart()),
@@ -236,7 +244,7 @@ fn check_hooks(hooks: &Hooks) -> Result<()> {
     ];
     for (kind, hooks) in kinds {
         for (index, hook) in list(hooks).iter().enumerate() {
-            check_hook(&format!("hooks.{kind}[{index}]"), hook)?;
+            faults.note(check_hook(&format!("hooks.{kind}[{index}]"), hook))?;
         }
     }
     Ok(())

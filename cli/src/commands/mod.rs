@@ -1,5 +1,6 @@
 //! The commands: one file each, and the table that finds them.
 
+mod check;
 mod checkpoint;
 mod completion;
 mod container;
@@ -8,6 +9,7 @@ mod delete;
 mod events;
 mod exec;
 mod features;
+mod gc;
 mod kill;
 mod list;
 mod man;
@@ -106,7 +108,8 @@ const fn entry<C: Command>() -> Entry {
 }
 
 /// Every command, sorted by name.
-static ENTRIES: [Entry; 20] = [
+static ENTRIES: [Entry; 22] = [
+    entry::<check::Check>(),
     entry::<checkpoint::Checkpoint>(),
     entry::<completion::Completion>(),
     entry::<create::Create>(),
@@ -114,6 +117,7 @@ static ENTRIES: [Entry; 20] = [
     entry::<events::Events>(),
     entry::<exec::Exec>(),
     entry::<features::Features>(),
+    entry::<gc::Gc>(),
     entry::<kill::Kill>(),
     entry::<list::List>(),
     entry::<man::Man>(),

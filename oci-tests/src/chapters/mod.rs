@@ -6,6 +6,7 @@ mod cgroup_paths;
 mod cgroups;
 mod cgroups_v2;
 mod cgroups_v2_limits;
+mod check;
 mod config;
 mod contract;
 mod devices;
@@ -13,6 +14,7 @@ mod exec;
 mod failure;
 mod features;
 mod foreground;
+mod gc;
 mod hooks;
 mod hostile;
 mod idmap;
@@ -41,7 +43,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 32] = [
+    let chapters: [fn() -> Vec<Test>; 34] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -70,6 +72,8 @@ pub fn all() -> Vec<Test> {
         features::tests,
         failure::tests,
         sigkill::tests,
+        check::tests,
+        gc::tests,
         odd::tests,
         rootless::tests,
         landlock::tests,

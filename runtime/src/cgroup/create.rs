@@ -102,14 +102,14 @@ impl Plan {
             .any(|k| k.choices.iter().any(|(file, value)| file == "pids.max" && zero(value)))
     }
 
-    fn tolerates(&self, error: &Error) -> bool {
+    pub(super) fn tolerates(&self, error: &Error) -> bool {
         self.permission != Permission::Required
             && matches!(error.errno(), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
     }
 
     /// Goes on without a cgroup in this hierarchy, unless a limit was asked for. Without a word, as
     /// runc: it is the same for every container of this user.
-    fn without(&self, target: &Target, error: &Error) -> Result<()> {
+    pub(super) fn without(&self, target: &Target, error: &Error) -> Result<()> {
         match self.knobs.iter().find(|k| target.has(k)) {
             Some(knob) => {
                 Err(Error::unsupported("set", &knob.field, format!("no cgroup: {error}")))

@@ -16,6 +16,11 @@ pub(super) fn open(dir: impl AsFd, file: &str, flags: OFlag) -> Result<OwnedFd, 
     openat(dir, file, flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW, Mode::empty()).call("openat")
 }
 
+/// Whether a directory has a file.
+pub(super) fn exists(dir: impl AsFd, file: &str) -> bool {
+    nix::sys::stat::fstatat(dir, file, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
+}
+
 /// The whole text of a file.
 pub(super) fn read(dir: impl AsFd, file: &str) -> Result<String, Failure> {
     let mut text = String::new();

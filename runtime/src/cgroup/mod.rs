@@ -12,6 +12,7 @@
 //!
 //! See [cgroups(7)](https://man7.org/linux/man-pages/man7/cgroups.7.html).
 
+mod check;
 mod create;
 pub(crate) mod delegate;
 mod devices;
@@ -19,6 +20,7 @@ mod freezer;
 mod kill;
 mod knob;
 pub(crate) mod layout;
+mod mark;
 mod oom;
 mod plan;
 mod remove;
@@ -45,6 +47,8 @@ use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use check::{delegated, device_programs, parse_list};
+pub(crate) use mark::{marked, marks};
 pub(crate) use plan::{Permission, Plan, plan};
 
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};

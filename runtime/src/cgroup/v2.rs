@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use super::resources::Knob;
 use super::{knob, open_dir};
@@ -36,25 +37,85 @@ pub(super) fn enable(
         become_threaded(leaf, knobs).context("make threaded", at())?;
         present = words(leaf, "cgroup.controllers").context("read controllers of", at())?;
     }
-    let core = |k: &Knob| k.controller == "cgroup" || !all.contains(&k.controller) && is_core(k);
-    match knobs.iter().find(|k| !present.contains(&k.controller) && !core(k)) {
+    match knobs.iter().find(|knob| !has(&present, &all, knob)) {
         None => Ok(()),
-        Some(k) if !all.contains(&k.controller) => Err(Error::unsupported(
-            "set",
-            &k.field,
-            format!("{} has no {} controller", quote(mount_point), k.controller),
-        )),
-        Some(k) => Err(Error::unsupported(
-            "set",
-            &k.field,
-            format!(
-                "the {} controller is not delegated to {}{}",
-                k.controller,
-                at(),
-                refusals.remove(&k.controller).unwrap_or_default()
-            ),
-        )),
+        Some(knob) => {
+            let why = refusals.get(&knob.controller).map(String::as_str);
+            Err(not_there(mount_point, relative, &all, knob, why))
+        }
     }
+}
+
+/// Whether a directory with the controllers `present`, in a hierarchy with `all`, has this knob.
+pub(super) fn has(present: &BTreeSet<String>, all: &BTreeSet<String>, knob: &Knob) -> bool {
+    present.contains(&knob.controller)
+        || knob.controller == "cgroup"
+        || !all.contains(&knob.controller) && is_core(knob)
+}
+
+/// Why a knob cannot be set: nobody has its controller, or it does not get as far as the directory.
+pub(super) fn not_there(
+    mount_point: &Path,
+    relative: &Path,
+    all: &BTreeSet<String>,
+    knob: &Knob,
+    why: Option<&str>,
+) -> Error {
+    let name = &knob.controller;
+    let reason = match all.contains(name) {
+        false => format!("{} has no {name} controller", quote(mount_point)),
+        true => {
+            let at = quote(mount_point.join(relative));
+            format!("the {name} controller is not delegated to {at}{}", why.unwrap_or_default())
+        }
+    };
+    Error::unsupported("set", &knob.field, reason)
+}
+
+/// What [`enable`] would reach.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    /// Controllers of the hierarchy.
+    pub all: BTreeSet<String>,
+    /// Those that the directory would have.
+    pub present: BTreeSet<String>,
+    /// Why others would not arrive.
+    pub refusals: BTreeMap<String, String>,
+}
+
+/// The controllers that the directory `relative` would have after [`enable`]. Nothing is written.
+pub(super) fn arriving(mount: &OwnedFd, relative: &Path) -> Result<Arriving, Failure> {
+    let all = words(mount, "cgroup.controllers")?;
+    let mut present = all.clone();
+    let mut refusals = BTreeMap::new();
+    let above: Vec<&Path> = relative.ancestors().skip(1).collect();
+    for path in above.into_iter().rev() {
+        let dir = match open_dir(mount, path) {
+            // A directory that is made passes everything on.
+            Err(failure) if failure.errno == Errno::ENOENT => break,
+            opened => opened?,
+        };
+        let passed = words(&dir, "cgroup.subtree_control")?;
+        let lacking: Vec<String> = present.difference(&passed).cloned().collect();
+        let top = path.as_os_str().is_empty();
+        let why = match knob::open(&dir, "cgroup.subtree_control", OFlag::O_WRONLY) {
+            Err(failure) => Some((failure, "")),
+            Ok(_) if !top && !knob::read(&dir, "cgroup.procs").unwrap_or_default().is_empty() => {
+                let failure = Failure { call: "write", errno: Errno::EBUSY };
+                Some((failure, " (it holds processes)"))
+            }
+            Ok(_) => None,
+        };
+        if let Some((failure, text)) = why {
+            for controller in lacking {
+                let text =
+                    format!(": write cgroup.subtree_control of {}{text}: {failure}", quote(path));
+                present.remove(&controller);
+                refusals.entry(controller).or_insert(text);
+            }
+        }
+    }
+    Ok(Arriving { all, present, refusals })
 }
 
 /// Pressure files need no controller.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::state::is_below;
 use super::{Once, assert_bounded, cgroup, paths};
 use crate::error::{Error, ErrorKind};
+use crate::faults::Faults;
 use crate::host::Host;
 use crate::lsm::Modules;
 use crate::mount::Kind;
@@ -63,7 +64,7 @@ pub fn process(input: &[u8]) {
     assert_eq!(read, process);
     for host in hosts() {
         for in_user_namespace in [false, true] {
-            let planned = validate::process(&process, "process.")
+            let planned = validate::process(&process, "process.", &mut Faults::First)
                 .and_then(|()| crate::scheduler::affinity(&process).map(drop))
                 .and_then(|()| {
                     let (spec, inherit) = (Spec::default(), Inherit::default());

@@ -62,7 +62,12 @@ fn the_first_of_two_errors_is_always_the_same() {
         );
         for _ in 0..20 {
             let spec = crate::spec::parse_config(json.as_bytes(), &mut Vec::new()).unwrap().spec;
-            let error = crate::validate::validate(&spec, &mut Vec::new()).unwrap_err();
+            let error = crate::validate::validate(
+                &spec,
+                &mut crate::faults::Faults::First,
+                &mut Vec::new(),
+            )
+            .unwrap_err();
             assert_eq!(error.subject(), subject);
         }
     }

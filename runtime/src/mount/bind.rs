@@ -146,7 +146,8 @@ pub(super) fn tree(
     Ok(tree)
 }
 
-fn explain_clone(mount: &Mount, source: &CStr, depth: Depth, failure: Failure) -> Error {
+/// Why a source could not be cloned.
+pub(crate) fn explain_clone(mount: &Mount, source: &CStr, depth: Depth, failure: Failure) -> Error {
     let subject = format!("{} from {}", mount.subject(), quote_c(source));
     match (failure.errno, depth) {
         (Errno::EINVAL, Depth::Top) => Error::new(

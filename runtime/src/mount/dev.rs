@@ -222,6 +222,26 @@ fn make_node(parent: BorrowedFd<'_>, name: &CStr, node: &Node) -> Result<bool, F
     Ok(true)
 }
 
+/// What keeps the node from being made that can be seen beforehand: in a user namespace the host's own
+/// is bound, and must be there.
+pub(crate) fn check(node: &Node, userns: bool) -> Result<()> {
+    if !userns || node.kind == SFlag::S_IFIFO {
+        return Ok(());
+    }
+    let host = std::path::Path::new("/").join(node.path.to_string_lossy().as_ref());
+    let stat = nix::sys::stat::lstat(&host).call("open_tree");
+    if node.is(&stat.context("bind device", node.subject())?) {
+        return Ok(());
+    }
+    Err(another_device(node, &quote(host)))
+}
+
+fn another_device(node: &Node, host: &str) -> Error {
+    let reason =
+        format!("the host's {host} is another device, and a user namespace cannot make one");
+    Error::unsupported("bind device", node.subject(), reason)
+}
+
 /// Binds the host's node, found under the same name and checked to be the device asked for.
 fn bind_node(parent: BorrowedFd<'_>, name: &CStr, node: &Node) -> Result<()> {
     let host = [b"/", node.path.as_bytes()].concat();
@@ -230,14 +250,7 @@ fn bind_node(parent: BorrowedFd<'_>, name: &CStr, node: &Node) -> Result<()> {
     let tree = clone_tree(AT_FDCWD, &host, Depth::Top, false).context("bind device", &subject)?;
     let stat = fstat(&tree).call("fstat").context("bind device", &subject)?;
     if !node.is(&stat) {
-        return Err(Error::unsupported(
-            "bind device",
-            subject,
-            format!(
-                "the host's {} is another device, and a user namespace cannot make one",
-                quote_c(&host)
-            ),
-        ));
+        return Err(another_device(node, &quote_c(&host)));
     }
     set_attributes(tree.as_fd(), Depth::Top, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, 0)
         .context("bind device", &subject)?;

@@ -66,6 +66,16 @@ pub(super) fn filled(
     fsmount(fs, attributes).map_err(logged)
 }
 
+/// Whether the kernel would take the options of a mount: they are given to a context that is dropped
+/// before it becomes a file system. Takes the privilege to mount.
+pub(crate) fn try_options(mount: &Mount, fstype: &CStr) -> Result<()> {
+    if needs_mount2(mount) {
+        return Ok(());
+    }
+    let fs = fsopen(fstype).map_err(|failure| explain_type(mount, fstype, failure))?;
+    configure(mount, fstype, fs.as_fd())
+}
+
 /// Gives a context the flags and data of the mount's options.
 fn configure(mount: &Mount, fstype: &CStr, fs: BorrowedFd<'_>) -> Result<()> {
     let options = &mount.options;
@@ -248,7 +258,7 @@ pub(super) fn remount(mount: &Mount, target: BorrowedFd<'_>) -> Result<()> {
 }
 
 /// An unknown type is an error of the configuration or a missing kernel module: say which type.
-pub(super) fn explain_type(mount: &Mount, fstype: &CStr, failure: Failure) -> Error {
+pub(crate) fn explain_type(mount: &Mount, fstype: &CStr, failure: Failure) -> Error {
     Error::system("mount", format!("{} of type {fstype:?}", mount.subject()), failure)
 }
 

@@ -15,7 +15,7 @@ pub(crate) mod bind;
 pub(crate) mod cgroupfs;
 mod copyup;
 pub(crate) mod dev;
-mod fs;
+pub(crate) mod fs;
 pub(crate) mod mask;
 pub(crate) mod options;
 mod procns;
@@ -32,6 +32,7 @@ use oci_spec::runtime::{LinuxIdMapping, Spec};
 
 use crate::cgroup::layout::Layout;
 use crate::error::{Error, Result, quote};
+use crate::faults::Faults;
 use crate::sys::mount::Depth;
 use options::Options;
 pub(crate) use procns::Pids;
@@ -212,18 +213,20 @@ pub(crate) fn plan(
     spec: &Spec,
     bundle: &Path,
     facts: &Facts<'_>,
+    faults: &mut Faults,
     warnings: &mut Vec<String>,
-) -> Result<Plan> {
-    let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is missing"))?;
+) -> Result<Option<Plan>> {
+    let root = spec.root().as_ref().ok_or_else(|| Error::invalid("root", "is required"));
+    let Some(root) = faults.keep(root)? else { return Ok(None) };
     if root.path().as_os_str().is_empty() {
-        return Err(Error::invalid("root.path", "is empty"));
+        faults.note(Err(Error::invalid("root.path", "is empty")))?;
     }
     let linux = spec.linux().as_ref();
     let readonly = root.readonly().unwrap_or(false);
-    let masks = mask::plan(linux)?;
+    let masks = faults.keep(mask::plan(linux))?.unwrap_or_default();
     let mut mounts = Vec::new();
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
-        mounts.push(plan_mount(index, mount, spec, bundle, facts)?);
+        mounts.extend(faults.keep(plan_mount(index, mount, spec, bundle, facts))?);
     }
     if !facts.mount_namespace {
         let field = [
@@ -232,7 +235,7 @@ pub(crate) fn plan(
             ("linux.readonlyPaths", !masks.readonly.is_empty()),
         ];
         if let Some((field, _)) = field.iter().find(|(_, asked)| *asked) {
-            return Err(Error::invalid(*field, "needs a mount namespace"));
+            faults.note(Err(Error::invalid(*field, "needs a mount namespace")))?;
         }
         if !mounts.is_empty() {
             warnings.push(
@@ -244,26 +247,29 @@ pub(crate) fn plan(
     defer_readonly(&mut mounts);
     let own_dev = |m: &Mount| matches!(m.kind, Kind::Bind(_)) && m.target.to_bytes() == b"dev";
     let devices = match facts.mount_namespace && !mounts.iter().any(own_dev) {
-        true => Some(dev::plan(linux)?),
+        true => faults.keep(dev::plan(linux))?,
         false => None,
     };
-    Ok(Plan {
-        rootfs: string(bundle.join(root.path()).as_os_str(), "root.path")?,
+    let rootfs = faults.keep(string(bundle.join(root.path()).as_os_str(), "root.path"))?;
+    let Some(rootfs) = rootfs else { return Ok(None) };
+    let propagation = plan_propagation(linux.and_then(|l| l.rootfs_propagation().as_deref()));
+    Ok(Some(Plan {
+        rootfs,
         readonly,
-        propagation: plan_propagation(linux.and_then(|l| l.rootfs_propagation().as_deref()))?,
+        propagation: faults.keep(propagation)?.flatten(),
         mounts,
         devices,
         masks,
         cgroups: cgroupfs::plan(facts.layout, &facts.cgroup_dirs, facts.cgroup_namespace),
         label: match &facts.label {
             None => None,
-            Some(label) => Some(string(OsStr::new(label), "linux.mountLabel")?),
+            Some(label) => faults.keep(string(OsStr::new(label), "linux.mountLabel"))?,
         },
         userns: facts.user_namespace,
         no_pivot: facts.no_pivot,
         mount_namespace: facts.mount_namespace,
         pid_namespace: facts.pid_namespace,
-    })
+    }))
 }
 
 fn plan_propagation(word: Option<&str>) -> Result<Option<(Depth, u64)>> {

@@ -62,7 +62,9 @@ fn facts(layout: &Layout, user_namespace: bool) -> Facts<'_> {
 
 fn plan_of(spec: &Spec, user_namespace: bool) -> Result<Plan> {
     let layout = host_layout();
-    plan(spec, Path::new("/tmp/b"), &facts(&layout, user_namespace), &mut Vec::new())
+    let facts = facts(&layout, user_namespace);
+    let plan = plan(spec, Path::new("/tmp/b"), &facts, &mut Faults::First, &mut Vec::new())?;
+    Ok(plan.expect("a fault would have been an error"))
 }
 
 /// The hierarchies of this machine, as mountinfo has them.
@@ -608,7 +610,9 @@ fn no_pivot() {
         let layout = host_layout();
         let facts = Facts { no_pivot: true, ..facts(&layout, false) };
         let spec = spec(default_mounts(), default_linux(), json!({"path": "rootfs"}));
-        let plan = plan(&spec, Path::new("/tmp/b"), &facts, &mut Vec::new()).unwrap();
+        let plan = plan(&spec, Path::new("/tmp/b"), &facts, &mut Faults::First, &mut Vec::new())
+            .unwrap()
+            .unwrap();
         carry_out(&plan, &mut Alone).unwrap();
         check_default(false);
         let text = fs::read_to_string("/proc/1/mountinfo").unwrap();
@@ -627,7 +631,9 @@ fn without_a_mount_namespace_the_root_is_only_changed() {
         let facts = Facts { mount_namespace: false, ..facts(&layout, false) };
         let mut warnings = Vec::new();
         let bare = spec(default_mounts(), json!({}), json!({"path": "rootfs"}));
-        let plan_ = plan(&bare, Path::new("/tmp/b"), &facts, &mut warnings).unwrap();
+        let plan_ = plan(&bare, Path::new("/tmp/b"), &facts, &mut Faults::First, &mut warnings)
+            .unwrap()
+            .unwrap();
         assert_eq!(warnings.len(), 1);
         let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
         in_namespaces(CloneFlags::empty(), || {
@@ -636,7 +642,8 @@ fn without_a_mount_namespace_the_root_is_only_changed() {
         });
         assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
         let masked = spec(json!([]), default_linux(), json!({"path": "rootfs"}));
-        let failed = plan(&masked, Path::new("/tmp/b"), &facts, &mut warnings).unwrap_err();
+        let failed = plan(&masked, Path::new("/tmp/b"), &facts, &mut Faults::First, &mut warnings)
+            .unwrap_err();
         assert_eq!(failed.subject(), "linux.maskedPaths");
     });
 }
@@ -1013,7 +1020,10 @@ fn cgroup_views() {
                 {"destination": "/sys/fs/cgroup", "type": "cgroup", "options": words},
             ]);
             let spec = spec(mounts, json!({}), json!({"path": "rootfs"}));
-            let plan = plan(&spec, Path::new("/tmp/b"), &facts, &mut Vec::new()).unwrap();
+            let plan =
+                plan(&spec, Path::new("/tmp/b"), &facts, &mut Faults::First, &mut Vec::new())
+                    .unwrap()
+                    .unwrap();
             carry_out(&plan, &mut Alone).unwrap();
             for name in names.iter().map(String::as_str).chain(["unified"]) {
                 check(name);

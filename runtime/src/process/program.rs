@@ -98,6 +98,9 @@ impl Inherit {
     }
 }
 
+/// The words that callers know.
+pub(crate) const NOT_FOUND: &str = "executable file not found in $PATH";
+
 /// umask of a container that does not ask for one.
 pub(crate) const DEFAULT_UMASK: u32 = 0o022;
 
@@ -343,7 +346,7 @@ impl Program {
         let quoted = format!("{:?}", name.to_string_lossy());
         let not_found = |reason: &str| Error::new(ErrorKind::Exec, "exec:", quoted.clone(), reason);
         if name.is_empty() {
-            return Err(not_found("executable file not found in $PATH"));
+            return Err(not_found(NOT_FOUND));
         }
         if name.to_bytes().contains(&b'/') {
             return match executable(name) {
@@ -352,7 +355,7 @@ impl Program {
             };
         }
         let mut denied = false;
-        for dir in self.path().split(|&b| b == b':') {
+        for dir in self.search_path().split(|&b| b == b':') {
             let dir = if dir.is_empty() { &b"."[..] } else { dir };
             let candidate = CString::new([dir, b"/", name.to_bytes()].concat())
                 .expect("parts of C strings hold no NUL");
@@ -365,11 +368,12 @@ impl Program {
         Err(if denied {
             exec_error(&quoted, "access", Errno::EACCES)
         } else {
-            not_found("executable file not found in $PATH")
+            not_found(NOT_FOUND)
         })
     }
 
-    fn path(&self) -> &[u8] {
+    /// `PATH` of the container's environment.
+    pub(crate) fn search_path(&self) -> &[u8] {
         let value = |entry: &CStr| entry.to_bytes().strip_prefix(b"PATH=").map(<[u8]>::len);
         // The last entry of a name wins, as for getenv after a shell's export.
         self.env

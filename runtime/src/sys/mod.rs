@@ -10,6 +10,7 @@ pub(crate) mod children;
 pub(crate) mod clone;
 pub(crate) mod fd;
 pub(crate) mod keyring;
+pub(crate) mod kvm;
 pub(crate) mod landlock;
 pub(crate) mod mount;
 pub(crate) mod openat2;
@@ -22,6 +23,7 @@ pub(crate) mod seccomp;
 #[cfg(test)]
 pub(crate) mod testing;
 pub(crate) mod tty;
+pub(crate) mod xattr;
 
 use std::ffi::c_long;
 

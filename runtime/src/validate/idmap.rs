@@ -6,42 +6,56 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType as Kind, Mount
 
 use super::{Namespaces, Origin, list};
 use crate::error::{Error, Result};
+use crate::faults::Faults;
 
 /// `UID_GID_MAP_MAX_EXTENTS` of the kernel, since 4.15.
 const MOST_LINES: usize = 340;
 
 /// The mappings of the container's user namespace.
-pub(super) fn user_namespace(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+pub(super) fn user_namespace(
+    linux: &Linux,
+    namespaces: &Namespaces,
+    faults: &mut Faults,
+) -> Result<()> {
     let maps = [
         ("linux.uidMappings", list(linux.uid_mappings())),
         ("linux.gidMappings", list(linux.gid_mappings())),
     ];
     let origin = namespaces.get(Kind::User);
     for (field, map) in maps {
-        mappings(field, map)?;
-        match origin {
-            Origin::Shared if !map.is_empty() => namespaces.need(Kind::User, field)?,
+        // What wraps or overlaps maps nothing that could be looked up.
+        if faults.keep(mappings(field, map))?.is_none() {
+            continue;
+        }
+        faults.note(match origin {
+            Origin::Shared if !map.is_empty() => namespaces.need(Kind::User, field),
             Origin::New if map.is_empty() => {
-                return Err(Error::invalid(field, "is required for a new user namespace"));
+                Err(Error::invalid(field, "is required for a new user namespace"))
             }
             // The container's process becomes this user to own what it sets up.
             Origin::New if mapped(map, 0).is_none() => {
-                return Err(Error::invalid(field, "does not map the container's id 0"));
+                Err(Error::invalid(field, "does not map the container's id 0"))
             }
             // A joined namespace has mappings already; the creator compares them with these.
-            Origin::Shared | Origin::New | Origin::Joined => {}
-        }
+            Origin::Shared | Origin::New | Origin::Joined => Ok(()),
+        })?;
     }
     if maps[0].1.is_empty() != maps[1].1.is_empty() {
         let (missing, _) = maps[usize::from(!maps[0].1.is_empty())];
-        return Err(Error::invalid(missing, "is required when the other mapping is given"));
+        let reason = "is required when the other mapping is given";
+        faults.note(Err(Error::invalid(missing, reason)))?;
     }
     Ok(())
 }
 
 /// The ids of the process in a new user namespace: `setresuid` to one that is not mapped is a bare
 /// EINVAL.
-pub(super) fn process_ids(process: &Process, linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+pub(super) fn process_ids(
+    process: &Process,
+    linux: &Linux,
+    namespaces: &Namespaces,
+    faults: &mut Faults,
+) -> Result<()> {
     if namespaces.get(Kind::User) != Origin::New {
         return Ok(());
     }
@@ -53,10 +67,11 @@ pub(super) fn process_ids(process: &Process, linux: &Linux, namespaces: &Namespa
             Err(Error::invalid(format!("process.user.{field}"), format!("{id} is not in {by}")))
         }
     };
-    check("uid", uids, "linux.uidMappings", user.uid())?;
-    check("gid", gids, "linux.gidMappings", user.gid())?;
+    faults.note(check("uid", uids, "linux.uidMappings", user.uid()))?;
+    faults.note(check("gid", gids, "linux.gidMappings", user.gid()))?;
     for (index, gid) in list(user.additional_gids()).iter().enumerate() {
-        check(&format!("additionalGids[{index}]"), gids, "linux.gidMappings", *gid)?;
+        let field = format!("additionalGids[{index}]");
+        faults.note(check(&field, gids, "linux.gidMappings", *gid))?;
     }
     Ok(())
 }
@@ -144,6 +159,6 @@ fn mappings(field: &str, map: &[LinuxIdMapping]) -> Result<()> {
 fn mapped(map: &[LinuxIdMapping], id: u32) -> Option<u32> {
     map.iter().find_map(|range| {
         let offset = id.checked_sub(range.container_id())?;
-        (offset < range.size()).then(|| range.host_id() + offset)
+        (offset < range.size()).then(|| range.host_id().saturating_add(offset))
     })
 }

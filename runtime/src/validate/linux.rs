@@ -11,6 +11,7 @@ use oci_spec::runtime::{
 use super::resources::{MAJOR, MINOR};
 use super::{Namespaces, Origin, absolute, list, no_nul, resources, within};
 use crate::error::{Error, Result};
+use crate::faults::Faults;
 use crate::{spec, sysctl};
 
 /// `MAX_ERRNO` of the kernel.
@@ -23,56 +24,58 @@ const PROPAGATION: [&str; 8] =
 pub(super) fn linux(
     linux: &Linux,
     namespaces: &Namespaces,
+    faults: &mut Faults,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
     for (name, paths) in
         [("maskedPaths", linux.masked_paths()), ("readonlyPaths", linux.readonly_paths())]
     {
         for (index, path) in list(paths).iter().enumerate() {
-            absolute(&format!("linux.{name}[{index}]"), Path::new(path))?;
+            faults.note(absolute(&format!("linux.{name}[{index}]"), Path::new(path)))?;
         }
         if !list(paths).is_empty() {
-            namespaces.need(Kind::Mount, &format!("linux.{name}"))?;
+            faults.note(namespaces.need(Kind::Mount, &format!("linux.{name}")))?;
         }
     }
     if let Some(word) = linux.rootfs_propagation()
         && PROPAGATION.binary_search(&word.as_str()).is_err()
     {
-        return Err(Error::invalid(
+        faults.note(Err(Error::invalid(
             "linux.rootfsPropagation",
             format!("{word:?} is none of {}", PROPAGATION.join(", ")),
-        ));
+        )))?;
     }
     if let Some(path) = linux.cgroups_path() {
-        no_nul("linux.cgroupsPath", path)?;
+        faults.note(no_nul("linux.cgroupsPath", path))?;
         // A path must not lead out of the hierarchy's part that its creator meant.
         if path.components().any(|part| part == Component::ParentDir) {
-            return Err(Error::invalid("linux.cgroupsPath", format!("{path:?} contains ..")));
+            let reason = format!("{path:?} contains ..");
+            faults.note(Err(Error::invalid("linux.cgroupsPath", reason)))?;
         }
     }
     if let Some(label) = linux.mount_label() {
-        no_nul("linux.mountLabel", label)?;
+        faults.note(no_nul("linux.mountLabel", label))?;
     }
-    check_sysctl(linux, namespaces)?;
+    check_sysctl(linux, namespaces, faults)?;
     for (index, device) in list(linux.devices()).iter().enumerate() {
-        check_device(&format!("linux.devices[{index}]"), device)?;
+        faults.note(check_device(&format!("linux.devices[{index}]"), device))?;
     }
     if let Some(seccomp) = linux.seccomp() {
-        check_seccomp(seccomp)?;
+        check_seccomp(seccomp, faults)?;
     }
-    time_offsets(linux, namespaces)?;
-    net_devices(linux, namespaces)?;
+    time_offsets(linux, namespaces, faults)?;
+    net_devices(linux, namespaces, faults)?;
     if let Some(id) = linux.intel_rdt().as_ref().and_then(|rdt| rdt.clos_id().as_deref()) {
         // A name of a directory below resctrl; "/" alone is its root (1.3).
         if id == "." || id == ".." || (id.contains('/') && id != "/") {
-            return Err(Error::invalid(
+            faults.note(Err(Error::invalid(
                 "linux.intelRdt.closID",
                 format!("{id:?} is not the name of a directory"),
-            ));
+            )))?;
         }
     }
     if let Some(policy) = linux.memory_policy() {
-        memory_policy(policy)?;
+        faults.note(memory_policy(policy))?;
     }
     if let Some(flags) = linux.personality().as_ref().and_then(|p| p.flags().as_ref())
         && !flags.is_empty()
@@ -80,23 +83,24 @@ pub(super) fn linux(
         warnings.push(format!("linux.personality.flags: {flags:?} are ignored"));
     }
     match linux.resources() {
-        Some(limits) => resources(limits, "linux.resources."),
+        Some(limits) => resources(limits, "linux.resources.", faults),
         None => Ok(()),
     }
 }
 
-fn check_sysctl(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+fn check_sysctl(linux: &Linux, namespaces: &Namespaces, faults: &mut Faults) -> Result<()> {
     let mut parameters: Vec<_> = linux.sysctl().iter().flatten().collect();
     parameters.sort_unstable();
     let mut seen: Vec<(String, &str)> = Vec::new();
     for (name, value) in parameters {
         let field = sysctl::field(name);
-        no_nul(&field, value)?;
-        let owner = sysctl::owner(name).map_err(|reason| Error::invalid(&field, reason))?;
-        namespaces.need(owner, &field)?;
-        let path = sysctl::path_of(name).map_err(|reason| Error::invalid(&field, reason))?;
+        faults.note(no_nul(&field, value))?;
+        let invalid = |reason| Error::invalid(&field, reason);
+        let owner = sysctl::owner(name).map_err(invalid);
+        faults.note(owner.and_then(|owner| namespaces.need(owner, &field)))?;
+        let Some(path) = faults.keep(sysctl::path_of(name).map_err(invalid))? else { continue };
         if let Some((_, other)) = seen.iter().find(|(known, _)| *known == path) {
-            return Err(Error::invalid(field, format!("is given twice, the other as {other:?}")));
+            faults.note(Err(invalid(format!("is given twice, the other as {other:?}"))))?;
         }
         seen.push((path, name));
     }
@@ -132,39 +136,41 @@ fn check_device(field: &str, device: &LinuxDevice) -> Result<()> {
 }
 
 /// What holds for every profile; the compiler of filters checks what it cannot express.
-fn check_seccomp(seccomp: &LinuxSeccomp) -> Result<()> {
+fn check_seccomp(seccomp: &LinuxSeccomp, faults: &mut Faults) -> Result<()> {
     let action = seccomp.default_action();
     if action == Action::ScmpActNotify {
-        return Err(Error::invalid(
+        faults.note(Err(Error::invalid(
             "linux.seccomp.defaultAction",
             "SCMP_ACT_NOTIFY cannot be the default: the listener could not be handed over",
-        ));
+        )))?;
     }
-    errno("linux.seccomp.defaultErrnoRet", action, seccomp.default_errno_ret())?;
+    let number = seccomp.default_errno_ret();
+    faults.note(errno("linux.seccomp.defaultErrnoRet", action, number))?;
     if let Some(path) = seccomp.listener_path() {
-        absolute("linux.seccomp.listenerPath", path)?;
+        faults.note(absolute("linux.seccomp.listenerPath", path))?;
     } else if seccomp.listener_metadata().is_some() {
-        return Err(Error::invalid(
+        faults.note(Err(Error::invalid(
             "linux.seccomp.listenerMetadata",
             "needs linux.seccomp.listenerPath",
-        ));
+        )))?;
     }
     for (index, rule) in list(seccomp.syscalls()).iter().enumerate() {
         let field = format!("linux.seccomp.syscalls[{index}]");
-        errno(&format!("{field}.errnoRet"), rule.action(), rule.errno_ret())?;
+        faults.note(errno(&format!("{field}.errnoRet"), rule.action(), rule.errno_ret()))?;
         for (index, name) in rule.names().iter().enumerate() {
             if name.is_empty() {
-                return Err(Error::invalid(format!("{field}.names[{index}]"), "\"\" is empty"));
+                let field = format!("{field}.names[{index}]");
+                faults.note(Err(Error::invalid(field, "\"\" is empty")))?;
             }
         }
         if rule.action() == Action::ScmpActNotify && seccomp.listener_path().is_none() {
-            return Err(Error::invalid(
+            faults.note(Err(Error::invalid(
                 format!("{field}.action"),
                 "SCMP_ACT_NOTIFY needs linux.seccomp.listenerPath",
-            ));
+            )))?;
         }
         for (index, arg) in list(rule.args()).iter().enumerate() {
-            within(format!("{field}.args[{index}].index"), arg.index(), 0..=5)?;
+            faults.note(within(format!("{field}.args[{index}].index"), arg.index(), 0..=5))?;
         }
     }
     Ok(())
@@ -179,42 +185,44 @@ fn errno(field: &str, action: Action, errno: Option<u32>) -> Result<()> {
     }
 }
 
-fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+fn time_offsets(linux: &Linux, namespaces: &Namespaces, faults: &mut Faults) -> Result<()> {
     // In order: of two errors the same one is told every time.
     let offsets: BTreeMap<_, _> = linux.time_offsets().iter().flatten().collect();
     for (clock, offset) in offsets {
         if clock != "monotonic" && clock != "boottime" {
             let field = format!("linux.timeOffsets{}", spec::member(false, clock));
-            return Err(Error::invalid(field, "is not monotonic or boottime"));
+            faults.note(Err(Error::invalid(field, "is not monotonic or boottime")))?;
+            continue;
         }
         let field = format!("linux.timeOffsets.{clock}");
         if let Some(nanoseconds) = offset.nanosecs() {
-            within(format!("{field}.nanosecs"), nanoseconds, 0..=999_999_999)?;
+            faults.note(within(format!("{field}.nanosecs"), nanoseconds, 0..=999_999_999))?;
         }
-        namespaces.need(Kind::Time, &field)?;
+        faults.note(namespaces.need(Kind::Time, &field))?;
         if namespaces.get(Kind::Time) == Origin::Joined {
-            return Err(Error::invalid(field, "cannot be set on a time namespace that is joined"));
+            let reason = "cannot be set on a time namespace that is joined";
+            faults.note(Err(Error::invalid(field, reason)))?;
         }
     }
     Ok(())
 }
 
-fn net_devices(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
+fn net_devices(linux: &Linux, namespaces: &Namespaces, faults: &mut Faults) -> Result<()> {
     let mut targets: Vec<&str> = Vec::new();
     let mut devices: Vec<_> = linux.net_devices().iter().flatten().collect();
     devices.sort_unstable_by_key(|(name, _)| *name);
     for (name, device) in devices {
         let field = format!("linux.netDevices[{name:?}]");
-        namespaces.need(Kind::Network, &field)?;
-        interface_name(&field, name)?;
+        faults.note(namespaces.need(Kind::Network, &field))?;
+        faults.note(interface_name(&field, name))?;
         let target = device.name().as_deref().unwrap_or(name);
-        interface_name(&format!("{field}.name"), target)?;
+        faults.note(interface_name(&format!("{field}.name"), target))?;
         // `%d` is a template: the kernel fills in the first free number.
         if targets.contains(&target) && !target.contains("%d") {
-            return Err(Error::invalid(
+            faults.note(Err(Error::invalid(
                 format!("{field}.name"),
                 format!("{target:?} is given twice"),
-            ));
+            )))?;
         }
         targets.push(target);
     }

@@ -5,71 +5,73 @@ use oci_spec::runtime::{LinuxSchedulerPolicy as Policy, Process, Scheduler, User
 use super::{absolute, list, no_nul, within};
 use crate::caps;
 use crate::error::{Error, Result};
+use crate::faults::Faults;
 
 /// `NGROUPS_MAX` of the kernel.
 const MOST_GROUPS: usize = 65536;
 
 /// Checks a process. `prefix` is `process.`, or empty for a `process.json`.
-pub(crate) fn process(process: &Process, prefix: &str) -> Result<()> {
+pub(crate) fn process(process: &Process, prefix: &str, faults: &mut Faults) -> Result<()> {
     let field = |name: &str| format!("{prefix}{name}");
-    absolute(&field("cwd"), process.cwd())?;
+    faults.note(absolute(&field("cwd"), process.cwd()))?;
     if list(process.args()).is_empty() {
-        return Err(Error::invalid(field("args"), "is required and not empty"));
+        faults.note(Err(Error::invalid(field("args"), "is required and not empty")))?;
     }
     for (index, arg) in list(process.args()).iter().enumerate() {
-        no_nul(&format!("{prefix}args[{index}]"), arg)?;
+        faults.note(no_nul(&format!("{prefix}args[{index}]"), arg))?;
     }
     for (index, entry) in list(process.env()).iter().enumerate() {
         let field = format!("{prefix}env[{index}]");
-        no_nul(&field, entry)?;
+        faults.note(no_nul(&field, entry))?;
         // As runc: an entry without a name is no variable, and programs read it in different ways.
         if entry.find('=').is_none_or(|at| at == 0) {
-            return Err(Error::invalid(field, format!("{entry:?} is not NAME=VALUE")));
+            faults.note(Err(Error::invalid(field, format!("{entry:?} is not NAME=VALUE"))))?;
         }
     }
-    user(&field("user"), process.user())?;
+    user(&field("user"), process.user(), faults)?;
     if let Some(size) = process.console_size() {
         for (name, number) in [("height", size.height()), ("width", size.width())] {
-            within(format!("{prefix}consoleSize.{name}"), number, 0..=u64::from(u16::MAX))?;
+            let field = format!("{prefix}consoleSize.{name}");
+            faults.note(within(field, number, 0..=u64::from(u16::MAX)))?;
         }
     }
     if let Some(adjustment) = process.oom_score_adj() {
-        within(field("oomScoreAdj"), adjustment, -1000..=1000)?;
+        faults.note(within(field("oomScoreAdj"), adjustment, -1000..=1000))?;
     }
-    rlimits(process, prefix)?;
-    capabilities(process, prefix)?;
+    rlimits(process, prefix, faults)?;
+    capabilities(process, prefix, faults)?;
     for (name, label) in
         [("apparmorProfile", process.apparmor_profile()), ("selinuxLabel", process.selinux_label())]
     {
         if let Some(label) = label {
-            no_nul(&field(name), label)?;
+            faults.note(no_nul(&field(name), label))?;
         }
     }
     if let Some(io) = process.io_priority() {
-        within(field("ioPriority.priority"), io.priority(), 0..=7)?;
+        faults.note(within(field("ioPriority.priority"), io.priority(), 0..=7))?;
     }
     match process.scheduler() {
-        Some(settings) => scheduler(&field("scheduler"), settings),
+        Some(settings) => faults.note(scheduler(&field("scheduler"), settings)),
         None => Ok(()),
     }
 }
 
-fn user(field: &str, user: &User) -> Result<()> {
-    id(&format!("{field}.uid"), user.uid())?;
-    id(&format!("{field}.gid"), user.gid())?;
+fn user(field: &str, user: &User, faults: &mut Faults) -> Result<()> {
+    faults.note(id(&format!("{field}.uid"), user.uid()))?;
+    faults.note(id(&format!("{field}.gid"), user.gid()))?;
     let groups = list(user.additional_gids());
     if groups.len() > MOST_GROUPS {
         let number = groups.len();
-        return Err(Error::invalid(
+        faults.note(Err(Error::invalid(
             format!("{field}.additionalGids"),
             format!("{number} groups, the kernel takes {MOST_GROUPS}"),
-        ));
+        )))?;
     }
     for (index, group) in groups.iter().enumerate() {
-        id(&format!("{field}.additionalGids[{index}]"), *group)?;
+        faults.note(id(&format!("{field}.additionalGids[{index}]"), *group))?;
     }
     match user.umask() {
-        Some(umask) => within(format!("{field}.umask"), umask, 0..=0o777),
+        Some(umask) => faults.note(within(format!("{field}.umask"), umask, 0..=0o777)),
         None => Ok(()),
     }
 }
@@ -82,22 +84,22 @@ fn id(field: &str, id: u32) -> Result<()> {
     Ok(())
 }
 
-fn rlimits(process: &Process, prefix: &str) -> Result<()> {
+fn rlimits(process: &Process, prefix: &str, faults: &mut Faults) -> Result<()> {
     let limits = list(process.rlimits());
     for (index, limit) in limits.iter().enumerate() {
         let field = format!("{prefix}rlimits[{index}]");
         if limits[..index].iter().any(|earlier| earlier.typ() == limit.typ()) {
-            return Err(Error::invalid(
+            faults.note(Err(Error::invalid(
                 format!("{field}.type"),
                 format!("\"{}\" is given twice", limit.typ()),
-            ));
+            )))?;
         }
         let (soft, hard) = (limit.soft(), limit.hard());
         if soft > hard {
-            return Err(Error::invalid(
+            faults.note(Err(Error::invalid(
                 format!("{field}.soft"),
                 format!("{soft} is above the hard limit {hard}"),
-            ));
+            )))?;
         }
     }
     Ok(())
@@ -105,7 +107,7 @@ fn rlimits(process: &Process, prefix: &str) -> Result<()> {
 
 /// What the kernel would refuse with a bare EPERM. Ambient bits that cannot be raised are only a
 /// warning, and are dropped when the sets are planned.
-fn capabilities(process: &Process, prefix: &str) -> Result<()> {
+fn capabilities(process: &Process, prefix: &str, faults: &mut Faults) -> Result<()> {
     let sets = caps::plan(process.capabilities().as_ref());
     for (name, set, limit, within) in [
         ("effective", sets.effective, sets.permitted, "permitted"),
@@ -113,10 +115,10 @@ fn capabilities(process: &Process, prefix: &str) -> Result<()> {
     ] {
         if set & !limit != 0 {
             let names = caps::describe(set & !limit);
-            return Err(Error::invalid(
+            faults.note(Err(Error::invalid(
                 format!("{prefix}capabilities.{name}"),
                 format!("{names} not in {prefix}capabilities.{within}"),
-            ));
+            )))?;
         }
     }
     Ok(())

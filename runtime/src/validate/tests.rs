@@ -121,7 +121,7 @@ fn change(root: &mut Value, path: &str, value: Option<Value>) {
 fn verdict(config: &Value) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     let parsed = parse_config(config.to_string().as_bytes(), &mut warnings)?;
-    validate(&parsed.spec, &mut warnings)?;
+    validate(&parsed.spec, &mut Faults::First, &mut warnings)?;
     Ok(warnings)
 }
 
@@ -601,7 +601,7 @@ fn a_damaged_configuration_never_panics() {
         }
         let mut warnings = Vec::new();
         let result = parse_config(&damaged, &mut warnings)
-            .and_then(|config| validate(&config.spec, &mut warnings));
+            .and_then(|config| validate(&config.spec, &mut Faults::First, &mut warnings));
         accepted += usize::from(result.is_ok());
     }
     assert!(accepted < 4000);
@@ -688,10 +688,10 @@ fn ids_stay_file_names() {
 fn a_process_file_and_a_resources_file_name_their_own_paths() {
     let text = br#"{"user":{"uid":0,"gid":0},"cwd":"x","args":["a"]}"#;
     let spec: oci_spec::runtime::Process = serde_json::from_slice(text).unwrap();
-    assert_eq!(process(&spec, "").unwrap_err().subject(), "cwd");
+    assert_eq!(process(&spec, "", &mut Faults::First).unwrap_err().subject(), "cwd");
     let text = br#"{"memory":{"limit":-7}}"#;
     let limits = crate::spec::load_resources(text, &mut Vec::new()).unwrap();
-    assert_eq!(resources(&limits, "").unwrap_err().subject(), "memory.limit");
+    assert_eq!(resources(&limits, "", &mut Faults::First).unwrap_err().subject(), "memory.limit");
     let text = br#"{"memory":{"limit":"1G"}}"#;
     let error = crate::spec::load_resources(text, &mut Vec::new()).unwrap_err().to_string();
     assert!(
