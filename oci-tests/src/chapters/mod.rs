@@ -2,6 +2,7 @@
 
 mod apparmor;
 mod binds;
+mod callers;
 mod cgroup_paths;
 mod cgroups;
 mod cgroups_v2;
@@ -28,6 +29,7 @@ mod namespaces;
 mod odd;
 mod paths;
 mod process;
+mod required;
 mod rootless;
 mod scheduling;
 mod seccomp;
@@ -41,8 +43,9 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 32] = [
+    let chapters: [fn() -> Vec<Test>; 34] = [
         config::tests,
+        required::tests,
         process::tests,
         apparmor::tests,
         limits::tests,
@@ -65,6 +68,7 @@ pub fn all() -> Vec<Test> {
         lifecycle::tests,
         exec::tests,
         contract::tests,
+        callers::tests,
         terminal::tests,
         foreground::tests,
         features::tests,
