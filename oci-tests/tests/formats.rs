@@ -195,6 +195,17 @@ fn every_requirement_has_a_test_or_a_reason_and_is_in_the_document() {
 }
 
 #[test]
+fn every_row_of_the_machine_contract_has_a_test() {
+    let output = Command::new(env!("CARGO_BIN_EXE_oci-tests")).arg("--list").output().unwrap();
+    let list = text(&output);
+    let rows = list.lines().filter_map(|line| line.rsplit_once(" [")?.1.strip_suffix(']'));
+    let tested: std::collections::BTreeSet<&str> = rows.flat_map(str::split_whitespace).collect();
+    let contract = (136..=164).map(|row| format!("F{row}"));
+    let missing: Vec<String> = contract.filter(|row| !tested.contains(row.as_str())).collect();
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+#[test]
 fn tests_that_a_run_lacks_or_skips_without_a_reason_are_holes() {
     let path = scratch("holes");
     let line = r#"{"title":"config#root: root is required [F2]","result":"skip","reason":""}"#;
