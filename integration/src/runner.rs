@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use oci_tests::cgroups;
 use oci_tests::outcome::{Outcome, Verdict};
@@ -135,6 +135,7 @@ fn run_job(job: &Job, each: &impl Fn(&Outcome)) -> Vec<(usize, Outcome)> {
         return outcomes;
     }
     let mut done = 0;
+    let mut since = Instant::now();
     let reason = match supervise(job, |line| {
         let Ok(value) = serde_json::from_str::<Value>(line) else { return };
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
@@ -149,6 +150,8 @@ fn run_job(job: &Job, each: &impl Fn(&Outcome)) -> Vec<(usize, Outcome)> {
         };
         done += usize::from(value["index"].is_u64());
         let mut outcome = outcome(entry.name, title, verdict, text("reason"));
+        outcome.took = since.elapsed();
+        since = Instant::now();
         let notes = value["notes"].as_array().into_iter().flatten();
         outcome.notes.extend(notes.filter_map(|note| note.as_str().map(str::to_owned)));
         add(outcome);
@@ -162,7 +165,7 @@ fn run_job(job: &Job, each: &impl Fn(&Outcome)) -> Vec<(usize, Outcome)> {
 }
 
 fn outcome(section: &'static str, title: String, verdict: Verdict, reason: String) -> Outcome {
-    Outcome { section, title, verdict, reason, notes: Vec::new() }
+    Outcome { section, title, verdict, reason, notes: Vec::new(), took: Duration::ZERO }
 }
 
 /// Starts the job's own process and reads its lines until it ends, or its time is over.

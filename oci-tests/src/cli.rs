@@ -1,22 +1,30 @@
 //! The suite's command line.
 
-use std::io::Write;
 use std::path::PathBuf;
+use std::process::Command;
 
 use crate::chapters;
+use crate::check::Test;
 use crate::compare;
+use crate::format::{Format, Sink};
 use crate::lab::cgroups::Layout;
-use crate::outcome::{Outcome, Verdict};
+use crate::outcome::Verdict;
+use crate::report;
+use crate::requirements;
 use crate::runner::{self, Place, Plan};
 
 const USAGE: &str = "\
-usage: oci-tests [--runtime PATH] [--filter WORDS] [--jobs N] [--cgroups host|v1|v2]
-                 [--format tap|summary] [--list]
+usage: oci-tests [--runtime PATH] [--filter WORDS] [--listed] [--jobs N] [--cgroups host|v1|v2]
+                 [--format text|tap|junit|json|summary] [--output FILE] [--list]
        oci-tests compare [--filter WORDS] [--jobs N] RUNTIME RUNTIME...
+       oci-tests report [--format markdown|text] [--output FILE] [--results FILE]...
 
 Asks a runtime what the OCI runtime specification 1.3 for Linux demands. Needs root.
 The runtime is --runtime, else $RUNTIME, else this workspace's own binary.
 A filter's words must all occur in a test's title; the exit code is 0 only without a `not ok`.
+--listed runs only the tests that the list of the specification's requirements names.
+report puts that list and the results of runs (--format json) side by side; it fails when the list names
+a test that does not exist, that a run did not have, or that was skipped without a reason.
 ";
 
 /// The options of all commands.
@@ -26,7 +34,9 @@ pub struct Options {
     filter: Vec<String>,
     jobs: Option<usize>,
     layout: Option<Layout>,
-    summary: bool,
+    format: Format,
+    output: Option<PathBuf>,
+    listed: bool,
     list: bool,
     others: Vec<String>,
 }
@@ -47,11 +57,13 @@ impl Options {
                     options.layout =
                         Some(Layout::parse(&value()?).ok_or("--cgroups needs host, v1 or v2")?);
                 }
-                "--format" => match value()?.as_str() {
-                    "tap" => options.summary = false,
-                    "summary" => options.summary = true,
-                    other => return Err(format!("--format {other} is not tap or summary")),
-                },
+                "--format" => {
+                    let word = value()?;
+                    options.format = Format::parse(&word)
+                        .ok_or(format!("--format {word} is not {}", Format::WORDS))?;
+                }
+                "--output" => options.output = Some(value()?.into()),
+                "--listed" => options.listed = true,
                 "--list" => options.list = true,
                 "--help" | "-h" => return Err(String::new()),
                 other if other.starts_with('-') => return Err(format!("{other} is not an option")),
@@ -61,20 +73,28 @@ impl Options {
         Ok(options)
     }
 
-    fn indices(&self) -> Vec<usize> {
-        let tests = chapters::all();
-        let wanted = |title: &str| self.filter.iter().all(|word| title.contains(word.as_str()));
-        (0..tests.len()).filter(|index| wanted(&tests[*index].title())).collect()
+    fn indices(&self) -> Result<Vec<usize>, String> {
+        let list = if self.listed { Some(requirements::list()?) } else { None };
+        let titles: Vec<String> = chapters::all().iter().map(Test::title).collect();
+        let wanted = |title: &str| {
+            self.filter.iter().all(|word| title.contains(word.as_str()))
+                && list.as_ref().is_none_or(|list| list.iter().any(|entry| entry.names(title)))
+        };
+        Ok((0..titles.len()).filter(|index| wanted(&titles[*index])).collect())
     }
 
     /// The plan for one runtime.
-    pub fn plan(&self, runtime: PathBuf) -> Plan {
-        Plan { runtime, indices: self.indices(), jobs: self.jobs.unwrap_or(2), layout: self.layout }
+    pub fn plan(&self, runtime: PathBuf) -> Result<Plan, String> {
+        let (indices, jobs) = (self.indices()?, self.jobs.unwrap_or(2));
+        Ok(Plan { runtime, indices, jobs, layout: self.layout })
     }
 }
 
 /// Runs the command line; answers the exit code.
 pub fn main(words: &[String]) -> i32 {
+    if words.first().is_some_and(|word| word == "report") {
+        return report::main(&words[1..], USAGE);
+    }
     let compare = words.first().is_some_and(|word| word == "compare");
     let options = match Options::parse(&words[usize::from(compare)..]) {
         Ok(options) => options,
@@ -102,32 +122,43 @@ fn run_one(options: &Options) -> Result<i32, String> {
     }
     let runtime = options.runtime.clone().or_else(|| std::env::var_os("RUNTIME").map(Into::into));
     let runtime = find(&runtime.unwrap_or_else(own_runtime))?;
-    let plan = options.plan(runtime.clone());
+    let plan = options.plan(runtime.clone())?;
+    let name = match options.format {
+        Format::Json => version(&runtime),
+        _ => runtime.display().to_string(),
+    };
+    // Before the place, in which the machine's file systems are read-only.
+    let mut sink = Sink::open(options.format, options.output.as_deref(), &name, plan.indices.len())
+        .map_err(|error| told(options, &error))?;
     let place = Place::new(&[runtime])
         .map_err(|error| format!("prepare a place for tests (root is needed): {error}"))?;
     let started = std::time::Instant::now();
-    if !options.summary {
-        println!("TAP version 13\n1..{}", plan.indices.len());
-    }
+    let mut broken = None;
     let outcomes = runner::run(&place, &plan, |number, outcome| {
-        if !options.summary {
-            print_tap(number + 1, outcome);
+        if broken.is_none() {
+            broken = sink.each(number + 1, outcome).err();
         }
     });
     drop(place);
-    if options.summary {
-        print!("{}", compare::table(&[(plan.runtime.display().to_string(), outcomes.clone())]));
+    broken
+        .map_or_else(|| sink.end(&outcomes, started.elapsed()), Err)
+        .map_err(|error| told(options, &error))?;
+    Ok(i32::from(outcomes.iter().any(|outcome| outcome.verdict == Verdict::NotOk)))
+}
+
+fn told(options: &Options, error: &std::io::Error) -> String {
+    let output = options.output.as_ref().map(|path| path.display().to_string());
+    format!("write results to {}: {error}", output.as_deref().unwrap_or("standard output"))
+}
+
+/// The first line that a runtime prints of its version, or its path.
+fn version(runtime: &std::path::Path) -> String {
+    let output = Command::new(runtime).arg("--version").output();
+    let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    match text.lines().next() {
+        Some(line) if !line.is_empty() => line.to_owned(),
+        _ => runtime.display().to_string(),
     }
-    let count = |verdict| outcomes.iter().filter(|outcome| outcome.verdict == verdict).count();
-    println!(
-        "# {}: {} ok, {} not ok, {} skipped in {:.1} s",
-        plan.runtime.display(),
-        count(Verdict::Ok),
-        count(Verdict::NotOk),
-        count(Verdict::Skip),
-        started.elapsed().as_secs_f32()
-    );
-    Ok(i32::from(count(Verdict::NotOk) > 0))
 }
 
 fn compare_all(options: &Options) -> Result<i32, String> {
@@ -140,26 +171,13 @@ fn compare_all(options: &Options) -> Result<i32, String> {
         .map_err(|error| format!("prepare a place for tests (root is needed): {error}"))?;
     let mut columns = Vec::new();
     for (name, runtime) in options.others.iter().zip(runtimes) {
-        let plan = options.plan(runtime);
+        let plan = options.plan(runtime)?;
         eprintln!("# running {name}");
         columns.push((name.clone(), runner::run(&place, &plan, |_, _| {})));
     }
     drop(place);
     print!("{}{}", compare::table(&columns), compare::failed_by_all(&columns));
     Ok(0)
-}
-
-fn print_tap(number: usize, outcome: &Outcome) {
-    let mut text = match outcome.verdict {
-        Verdict::Ok => format!("ok {number} - {}\n", outcome.title),
-        Verdict::NotOk => format!("not ok {number} - {}\n  # {}\n", outcome.title, outcome.reason),
-        Verdict::Skip => format!("ok {number} - {} # SKIP {}\n", outcome.title, outcome.reason),
-    };
-    for note in &outcome.notes {
-        text.push_str(&format!("  # {note}\n"));
-    }
-    print!("{text}");
-    let _ = std::io::stdout().flush();
 }
 
 /// The absolute path of a runtime given as a path or a name in PATH.

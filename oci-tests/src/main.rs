@@ -24,10 +24,12 @@ mod probe;
 #[cfg(target_arch = "x86_64")]
 mod ptrace;
 mod question;
+mod report;
+mod requirements;
 mod runner;
 mod worker;
 
-use oci_tests::{compare, devices, outcome, shield, sys};
+use oci_tests::{compare, devices, format, outcome, results, shield, sys};
 
 /// What a test is, and how it judges.
 mod check {

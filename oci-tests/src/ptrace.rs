@@ -5,6 +5,10 @@
 //! and how many of its kind the process has made: that repeats from run to run, the order between
 //! processes does not. Programs that the command executes, hooks and the container's own, are let go.
 //!
+//! A stop costs more than most calls. So when a call is chosen, only its caller is stopped, and only up to
+//! that call; of the others no more is wanted than their births. Once the command has ended, those who
+//! still run are stopped again, to see who has come to wait.
+//!
 //! And a hold on one process, which is made to make calls itself ([`Hold`]).
 //!
 //! See [ptrace(2)](https://man7.org/linux/man-pages/man2/ptrace.2.html).
@@ -82,6 +86,10 @@ struct Tracee {
     fail: Option<i32>,
     /// Its first stop, by SIGSTOP, is ptrace's own.
     fresh: bool,
+    /// A SIGSTOP of ours is on its way to it.
+    called: bool,
+    /// It is to be let go once that has come.
+    leaving: bool,
 }
 
 struct Driver {
@@ -90,6 +98,8 @@ struct Driver {
     born: BTreeSet<pid_t>,
     main: pid_t,
     chosen: Option<(Site, Blow)>,
+    /// Whether the command itself has ended.
+    ended: bool,
     trace: Trace,
 }
 
@@ -97,8 +107,14 @@ struct Driver {
 /// the execution of another program, or to the wait for a connection.
 pub fn drive(main: pid_t, chosen: Option<(Site, Blow)>, deadline: Duration) -> io::Result<Trace> {
     let trace = Trace::default();
-    let mut driver =
-        Driver { tracees: BTreeMap::new(), born: BTreeSet::new(), main, chosen, trace };
+    let mut driver = Driver {
+        tracees: BTreeMap::new(),
+        born: BTreeSet::new(),
+        main,
+        chosen,
+        ended: false,
+        trace,
+    };
     driver.meet(main, false);
     let alarm = Alarm::set(deadline)?;
     let mut prepared = false;
@@ -126,7 +142,7 @@ pub fn drive(main: pid_t, chosen: Option<(Site, Blow)>, deadline: Duration) -> i
                     | libc::PTRACE_O_TRACEEXEC
                     | libc::PTRACE_O_EXITKILL;
                 request(libc::PTRACE_SETOPTIONS, pid, options as usize);
-                request(libc::PTRACE_SYSCALL, pid, 0);
+                driver.go_on(pid, 0);
             } else {
                 driver.stopped(pid, status);
             }
@@ -134,6 +150,7 @@ pub fn drive(main: pid_t, chosen: Option<(Site, Blow)>, deadline: Duration) -> i
             driver.tracees.remove(&pid);
             if pid == main {
                 driver.trace.status = status;
+                driver.main_has_ended();
             }
         }
     }
@@ -146,7 +163,16 @@ impl Driver {
         let process = self.born.len();
         self.born.insert(pid);
         let made = BTreeMap::new();
-        let tracee = Tracee { process, number: -1, made, inside: false, fail: None, fresh };
+        let tracee = Tracee {
+            process,
+            number: -1,
+            made,
+            inside: false,
+            fail: None,
+            fresh,
+            called: false,
+            leaving: false,
+        };
         self.tracees.insert(pid, tracee);
     }
 
@@ -177,13 +203,52 @@ impl Driver {
                 0
             }
             (_, libc::SIGSTOP) if self.tracees[&pid].fresh => 0,
+            (_, libc::SIGSTOP) if self.tracees[&pid].called => {
+                let tracee = self.tracees.get_mut(&pid).expect("it was just looked up");
+                tracee.called = false;
+                if tracee.leaving || waits(pid) {
+                    return self.let_go(pid);
+                }
+                0
+            }
             (0, signal) => signal,
             _ => 0,
         };
         if let Some(tracee) = self.tracees.get_mut(&pid) {
             tracee.fresh &= signal != libc::SIGSTOP;
         }
-        request(libc::PTRACE_SYSCALL, pid, deliver as usize);
+        self.go_on(pid, deliver);
+    }
+
+    /// Lets a process run to its next call if somebody wants to see that, else to its next event.
+    fn go_on(&mut self, pid: pid_t, deliver: c_int) {
+        let Some(tracee) = self.tracees.get_mut(&pid) else { return };
+        let wanted = match self.chosen {
+            None => true,
+            // The end of the chosen call is where its result is replaced.
+            Some((site, _)) if site.process == tracee.process => {
+                !self.trace.hit || tracee.fail.is_some()
+            }
+            Some(_) => false,
+        };
+        if wanted || self.ended {
+            request(libc::PTRACE_SYSCALL, pid, deliver as usize);
+        } else {
+            tracee.inside = false;
+            request(libc::PTRACE_CONT, pid, deliver as usize);
+        }
+    }
+
+    /// Stops those who run without being looked at.
+    fn main_has_ended(&mut self) {
+        self.ended = true;
+        if self.chosen.is_some() {
+            for (pid, tracee) in self.tracees.iter_mut().filter(|(_, tracee)| !tracee.fresh) {
+                tracee.called = true;
+                // SAFETY: kill takes two numbers.
+                unsafe { libc::kill(*pid, libc::SIGSTOP) };
+            }
+        }
     }
 
     /// Looks at the beginning or end of a call; answers whether the process is to go on.
@@ -233,6 +298,11 @@ impl Driver {
     }
 
     fn let_go(&mut self, pid: pid_t) {
+        if let Some(tracee) = self.tracees.get_mut(&pid).filter(|tracee| tracee.called) {
+            // A signal that came after the tracer has gone would stop it for good.
+            tracee.leaving = true;
+            return request(libc::PTRACE_CONT, pid, 0);
+        }
         request(libc::PTRACE_DETACH, pid, 0);
         self.tracees.remove(&pid);
     }
@@ -240,7 +310,8 @@ impl Driver {
     /// Time is up: notes where everybody is, and kills them.
     fn abandon(&mut self) {
         for (pid, tracee) in &self.tracees {
-            let Tracee { process, number, .. } = *tracee;
+            let process = tracee.process;
+            let number = current_call(*pid).unwrap_or(tracee.number);
             let nth = tracee.made.get(&number).copied().unwrap_or(0);
             self.trace.stuck.push(Site { process, number, nth });
             kill(*pid);
@@ -250,6 +321,20 @@ impl Driver {
             unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WALL) };
         }
     }
+}
+
+/// Whether a process that was stopped by a signal has been waiting for a connection.
+fn waits(pid: pid_t) -> bool {
+    registers(pid).is_some_and(|registers| {
+        matches!(registers.orig_rax as i64, libc::SYS_accept | libc::SYS_accept4)
+            && RESTARTS.contains(&(registers.rax as i64))
+    })
+}
+
+/// The call that a process is in.
+fn current_call(pid: pid_t) -> Option<i64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).ok()?;
+    text.split_whitespace().next()?.parse().ok()
 }
 
 /// A request without memory of ours. A process that was killed meanwhile does not answer; its end is
@@ -285,6 +370,9 @@ fn kill(pid: pid_t) {
     // SAFETY: kill takes two numbers.
     unsafe { libc::kill(pid, libc::SIGKILL) };
 }
+
+/// ERESTARTSYS to ERESTART_RESTARTBLOCK: what the kernel has in store for an interrupted call.
+const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
 
 /// A process that waits in a system call, held there to make others. On drop it goes on waiting.
 pub struct Hold {
@@ -354,8 +442,6 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        /// ERESTARTSYS to ERESTART_RESTARTBLOCK: what the kernel has in store for an interrupted call.
-        const RESTARTS: std::ops::RangeInclusive<i64> = -516..=-512;
         let mut registers = self.registers;
         if RESTARTS.contains(&(registers.rax as i64)) {
             registers.rip -= CALLING.0;

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -101,6 +102,7 @@ pub fn run(
                     let Some(&index) = plan.indices.get(turn) else {
                         break;
                     };
+                    let started = Instant::now();
                     let answer = worker::spawn(&Job {
                         runtime: plan.runtime.clone(),
                         index,
@@ -108,7 +110,7 @@ pub fn run(
                         word: place.word.clone(),
                         layout,
                     });
-                    let outcome = outcome(&titles[index], &answer);
+                    let outcome = outcome(&titles[index], &answer, started.elapsed());
                     let mut done = done.lock().expect("no holder of this lock panics");
                     done.0.insert(turn, outcome);
                     while let Some(outcome) = done.0.get(&done.1) {
@@ -122,7 +124,7 @@ pub fn run(
     done.into_inner().expect("no holder of this lock panics").0.into_values().collect()
 }
 
-fn outcome((section, title): &(&'static str, String), answer: &Value) -> Outcome {
+fn outcome((section, title): &(&'static str, String), answer: &Value, took: Duration) -> Outcome {
     let verdict = match answer["result"].as_str() {
         Some("ok") => Verdict::Ok,
         Some("skip") => Verdict::Skip,
@@ -135,5 +137,6 @@ fn outcome((section, title): &(&'static str, String), answer: &Value) -> Outcome
         verdict,
         reason: answer["reason"].as_str().unwrap_or_default().to_owned(),
         notes: notes.filter_map(|note| note.as_str().map(str::to_owned)).collect(),
+        took,
     }
 }

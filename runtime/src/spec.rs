@@ -71,6 +71,7 @@ pub fn parse_config(json: &[u8], warnings: &mut Vec<String>) -> Result<Config> {
             tolerate_resources(resources);
         }
         tolerate_architectures(linux, warnings);
+        need_device_numbers(linux)?;
     }
     if let Some(vm) = value.get_mut("vm").and_then(Value::as_object_mut) {
         for object in ["hypervisor", "image"] {
@@ -85,6 +86,20 @@ pub fn parse_config(json: &[u8], warnings: &mut Vec<String>) -> Result<Config> {
         process.set_exec_cpu_affinity(affinity);
     }
     Ok(Config { spec })
+}
+
+/// Every device but a FIFO has both numbers. The types take an absent one for 0.
+fn need_device_numbers(linux: &Value) -> Result<()> {
+    let devices = linux.get("devices").and_then(Value::as_array);
+    for (i, device) in devices.into_iter().flatten().enumerate() {
+        let numbered = device.get("type").is_some_and(|kind| kind != "p");
+        for key in ["major", "minor"] {
+            if numbered && device.get(key).is_none_or(Value::is_null) {
+                return Err(Error::invalid(format!("linux.devices[{i}].{key}"), "is required"));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The JSON of a configuration that was accepted, for the state directory.
@@ -362,6 +377,22 @@ mod tests {
         ];
         for version in odd {
             assert_eq!(check_version(version).unwrap_err().subject(), "ociVersion", "{version}");
+        }
+    }
+
+    #[test]
+    fn devices_have_numbers_unless_they_are_fifos() {
+        for (device, subject) in [
+            (r#""type":"c","major":0,"minor":0"#, None),
+            (r#""type":"p""#, None),
+            (r#""type":"b","minor":3"#, Some("linux.devices[0].major")),
+            (r#""type":"u","major":1,"minor":null"#, Some("linux.devices[0].minor")),
+        ] {
+            let json = format!(
+                r#"{{"ociVersion":"1.0.2","root":{{"path":"x"}},"linux":{{"devices":[{{"path":"/dev/x",{device}}}]}}}}"#
+            );
+            let parsed = parse_config(json.as_bytes(), &mut Vec::new());
+            assert_eq!(parsed.as_ref().err().map(Error::subject), subject, "{device}");
         }
     }
 

@@ -347,6 +347,16 @@ fn malformed() -> Vec<Test> {
             let output = lab.refused_from(&bundle)?;
             has("error", &output.err, "config.json")
         }),
+        test("glossary#json", "F19", "a config.json that is not UTF-8 is refused", |lab| {
+            let bundle = lab.bundle(&[], |spec| spec["annotations"] = json!({ "key": "@" }))?;
+            let file = bundle.dir.join("config.json");
+            let mut text = std::fs::read(&file)?;
+            for byte in text.iter_mut().filter(|byte| **byte == b'@') {
+                *byte = 0xff;
+            }
+            std::fs::write(&file, text)?;
+            lab.refused_from(&bundle).map(drop)
+        }),
         test(section, "F19", "a config.json that is a directory is refused", |lab| {
             let bundle = lab.bundle(&[], |_| {})?;
             std::fs::remove_file(bundle.dir.join("config.json"))?;

@@ -23,7 +23,7 @@ pub fn tests() -> Vec<Test> {
     for kind in ALL {
         tests.push(test(
             SECTION,
-            "F15 F16",
+            "F15 F16 F164",
             format!("{kind}: gets the container's state on stdin"),
             move |lab| state(lab, kind),
         ));

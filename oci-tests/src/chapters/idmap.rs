@@ -70,16 +70,34 @@ pub fn tests() -> Vec<Test> {
                 same("owner", &seen["stat /data"]["uid"], json!(70_000))
             },
         ),
-        test(SECTION, "F78", "uidMappings without gidMappings on a mount are an error", |lab| {
-            let refused = lab.refused(|spec| {
-                spec["ociVersion"] = json!("1.2.0");
-                let mut mount = mapped("/data", "bind", "/usr", &["bind", "idmap"], true);
-                mount.as_object_mut().map(|mount| mount.remove("gidMappings"));
-                push(&mut spec["mounts"], mount);
-            });
-            lab.quality(refused.is_ok(), "uidMappings without gidMappings are accepted")
-        }),
+        half("uidMappings without gidMappings", "gidMappings"),
+        half("gidMappings without uidMappings", "uidMappings"),
+        nowhere("idmap", &["bind", "idmap"]),
+        nowhere("ridmap", &["rbind", "ridmap"]),
     ]
+}
+
+fn half(text: &str, missing: &'static str) -> Test {
+    test(SECTION, "F78", format!("{text} on a mount are an error"), move |lab| {
+        let refused = lab.refused(|spec| {
+            spec["ociVersion"] = json!("1.2.0");
+            let mut mount = mapped("/data", "bind", "/usr", &["bind", "idmap"], true);
+            mount.as_object_mut().map(|mount| mount.remove(missing));
+            push(&mut spec["mounts"], mount);
+        });
+        lab.quality(refused.is_ok(), format!("a mount without {missing} is accepted"))
+    })
+}
+
+fn nowhere(option: &str, options: &'static [&'static str]) -> Test {
+    let text = format!("{option} without mappings is an error without a user namespace");
+    test(SECTION, "F78", text, move |lab| {
+        lab.refused(|spec| {
+            spec["ociVersion"] = json!("1.2.0");
+            push(&mut spec["mounts"], mapped("/data", "bind", "/usr", options, false));
+        })
+        .map(drop)
+    })
 }
 
 fn mapped(destination: &str, kind: &str, source: &str, options: &[&str], mappings: bool) -> Value {

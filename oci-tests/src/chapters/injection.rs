@@ -82,7 +82,7 @@ struct Scenario {
     edit: fn(&mut Value),
 }
 
-const SCENARIOS: [Scenario; 11] = [
+static SCENARIOS: [Scenario; 11] = [
     Scenario { name: "create", verb: Verb::Create, edit: rich },
     Scenario { name: "create with a user namespace", verb: Verb::Create, edit: in_user_namespace },
     Scenario { name: "create with a terminal", verb: Verb::Create, edit: with_terminal },
@@ -318,7 +318,9 @@ impl<'l> Stage<'l> {
         ensure(trace.stuck.is_empty(), format!("undisturbed: stuck in {:?}", trace.stuck))?;
         self.judge(None, &output).inspect_err(|_| self.sweep())?;
         let mut tally = Tally::default();
-        for (site, blow) in choose(&model, trouble) {
+        let first = std::ptr::eq(self.scenario, &SCENARIOS[0]);
+        let whole = if first || thorough() { Whole::Yes } else { Whole::No };
+        for (site, blow) in choose(&model, trouble, whole) {
             tally.tried += 1;
             let name = title(site, blow);
             self.prepare()?;
@@ -497,8 +499,16 @@ impl Tally {
     }
 }
 
+/// Whether the calls before the program has executed its own copy are disturbed too. It reads its words
+/// after that, so they are the same for all commands, and one of them is enough.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    Yes,
+    No,
+}
+
 /// The calls to disturb, and how.
-fn choose(sites: &[Site], trouble: Trouble) -> Vec<(Site, Blow)> {
+fn choose(sites: &[Site], trouble: Trouble, whole: Whole) -> Vec<(Site, Blow)> {
     let mut chosen: Vec<Site> = sites.to_vec();
     if !thorough() {
         let mut ends: BTreeMap<(usize, i64), (Site, Site)> = BTreeMap::new();
@@ -515,6 +525,13 @@ fn choose(sites: &[Site], trouble: Trouble) -> Vec<(Site, Blow)> {
         Trouble::Kills => vec![Blow::Kill],
         Trouble::Errors => errnos.iter().map(|errno| Blow::Errno(*errno)).collect(),
     };
+    if whole == Whole::No {
+        let enters =
+            |s: &Site| s.process == 0 && matches!(s.number, libc::SYS_execve | libc::SYS_execveat);
+        let entered = sites.iter().rposition(enters);
+        let before = &sites[..entered.unwrap_or(0)];
+        chosen.retain(|site| !before.contains(site));
+    }
     if trouble == Trouble::Errors {
         // The first poll of a program, which is executed twice, is the standard library's; it aborts.
         let of_std =

@@ -336,6 +336,7 @@ fn kill() -> Vec<Test> {
             fails(lab, &["kill", &container.id, "KILL"])?;
             container.delete()
         }),
+        test(section, "F121", "kill without an id is an error", |lab| fails(lab, &["kill"])),
         test(section, "F121", "kill of a container that does not exist is an error", |lab| {
             fails(lab, &["kill", "nobody", "KILL"])
         }),
@@ -379,6 +380,19 @@ fn delete() -> Vec<Test> {
             let container = lab.running(|_| {})?;
             fails(lab, &["delete", &container.id])?;
             container.expect("running")?;
+            ensure(container.alive()?, "the program ended")?;
+            container.end()
+        }),
+        test(section, "F92", "delete without an id is an error", |lab| fails(lab, &["delete"])),
+        test(section, "F92", "delete of a paused container is an error without effect", |lab| {
+            let container = lab.running(|_| {})?;
+            let paused = container.call(&["pause"])?;
+            if paused.code != Some(0) {
+                return skip(format!("pause ended with {}", paused.brief()));
+            }
+            let refused = fails(lab, &["delete", &container.id]);
+            eq("resume", &container.call(&["resume"])?.code, &Some(0))?;
+            refused?;
             ensure(container.alive()?, "the program ended")?;
             container.end()
         }),

@@ -2,6 +2,7 @@
 
 mod apparmor;
 mod binds;
+mod callers;
 mod cgroup_paths;
 mod cgroups;
 mod cgroups_v2;
@@ -30,6 +31,7 @@ mod namespaces;
 mod odd;
 mod paths;
 mod process;
+mod required;
 mod rootless;
 mod scheduling;
 mod seccomp;
@@ -45,6 +47,7 @@ use crate::check::Test;
 pub fn all() -> Vec<Test> {
     let chapters: [fn() -> Vec<Test>; 34] = [
         config::tests,
+        required::tests,
         process::tests,
         apparmor::tests,
         limits::tests,
@@ -67,6 +70,7 @@ pub fn all() -> Vec<Test> {
         lifecycle::tests,
         exec::tests,
         contract::tests,
+        callers::tests,
         terminal::tests,
         foreground::tests,
         features::tests,

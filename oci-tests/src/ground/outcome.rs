@@ -1,5 +1,7 @@
 //! How tests end.
 
+use std::time::Duration;
+
 /// How a test ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -9,6 +11,22 @@ pub enum Verdict {
     NotOk,
     /// Could not be asked.
     Skip,
+}
+
+impl Verdict {
+    /// The word for it in reports.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::NotOk => "not ok",
+            Self::Skip => "skip",
+        }
+    }
+
+    /// The verdict that has this word.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Ok, Self::NotOk, Self::Skip].into_iter().find(|verdict| verdict.word() == word)
+    }
 }
 
 /// One test's result.
@@ -24,4 +42,6 @@ pub struct Outcome {
     pub reason: String,
     /// Comments.
     pub notes: Vec<String>,
+    /// How long it took.
+    pub took: Duration,
 }

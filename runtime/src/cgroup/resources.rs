@@ -332,6 +332,9 @@ impl List<'_> {
         }
         for (i, device) in io.weight_device().iter().flatten().enumerate() {
             let field = format!("blockIO.weightDevice[{i}].weight");
+            if given(device.weight()).is_none() && given(device.leaf_weight()).is_none() {
+                return Err(Error::invalid(path(&field), "is missing, and so is leafWeight"));
+            }
             if let Some(weight) = given(device.weight()) {
                 let weight = checked(&field, weight)?;
                 let line = |w: u64| text(format!("{}:{} {w}", device.major(), device.minor()));
@@ -416,6 +419,10 @@ impl List<'_> {
     }
 
     fn rdma(&mut self, device: &str, limit: &LinuxRdma) -> Result<()> {
+        let field = format!("rdma[{device:?}]");
+        if limit.hca_handles().is_none() && limit.hca_objects().is_none() {
+            return Err(Error::invalid(path(&field), "has neither hcaHandles nor hcaObjects"));
+        }
         let mut line = device.to_string();
         for (key, value) in
             [("hca_handle", limit.hca_handles()), ("hca_object", limit.hca_objects())]
@@ -425,7 +432,7 @@ impl List<'_> {
             }
         }
         let file = [("rdma.max", text(line))];
-        self.put("rdma", &format!("rdma[{device:?}]"), &file, &file)
+        self.put("rdma", &field, &file, &file)
     }
 
     fn unified(&mut self, file: &str, value: &str) -> Result<()> {
