@@ -23,6 +23,7 @@ mod description;
 mod devices;
 mod ending;
 mod error;
+mod filter;
 mod layout;
 mod machine;
 mod memory;

@@ -19,6 +19,7 @@ use crate::console::{Console, Tail};
 use crate::devices;
 use crate::ending::{End, Ending};
 use crate::error::{Error, Result};
+use crate::filter::{self, Filters};
 use crate::layout::{
     ACPI_TABLES, GSI_END, KVM_IDENTITY_MAP, KVM_TSS, SERIAL_GSI, VIRTIO, VIRTIO_GSI, VIRTIO_SIZE,
 };
@@ -30,7 +31,7 @@ use crate::virtio::{Device, Loop, NOTIFY, Transport};
 /// The most processors of a machine.
 const PROCESSORS: u8 = 32;
 
-type Subscriber = Arc<Mutex<dyn MutEventSubscriber>>;
+type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
 
 /// A machine that has not begun to run.
 pub struct Machine {
@@ -39,8 +40,10 @@ pub struct Machine {
     events: EventManager<Subscriber>,
     pub(crate) end: End,
     tail: Tail,
+    filters: Filters,
     // The last to go: processors and devices use both.
     _vm: VmFd,
+    #[cfg_attr(not(test), expect(dead_code, reason = "it stays mapped"))]
     pub(crate) memory: GuestMemoryMmap,
 }
 
@@ -94,17 +97,31 @@ impl Machine {
 
         let vcpus = create_vcpus(&kvm, &vm, config.processors)?;
         vcpus[0].enter(&memory, entry)?;
-        Ok(Self { vcpus, buses: Arc::new(buses), events, end, tail, _vm: vm, memory })
+        Ok(Self {
+            filters: Filters::new()?,
+            vcpus,
+            buses: Arc::new(buses),
+            events,
+            end,
+            tail,
+            _vm: vm,
+            memory,
+        })
     }
 
     /// Runs it to its end, and stops every thread of it.
+    ///
+    /// The calling thread is confined to what the event loop needs, for good: it can close what it has and exit.
     pub fn run(&mut self) -> Ending {
         let mut running = Vec::new();
         for vcpu in self.vcpus.drain(..) {
-            match vcpu.start(self.buses.clone(), self.end.clone()) {
+            match vcpu.start(self.buses.clone(), self.end.clone(), self.filters.processor.clone()) {
                 Ok(thread) => running.push(thread),
                 Err(error) => self.end.say(Ending::Failed(error)),
             }
+        }
+        if let Err(error) = filter::install(&self.filters.event_loop) {
+            self.end.say(Ending::Failed(error));
         }
         loop {
             if let Some(reason) = self.end.reason() {

@@ -12,6 +12,7 @@ use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 use nix::errno::Errno;
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use seccompiler::BpfProgram;
 use vm_memory::{Address, GuestMemoryMmap};
 
 use crate::boot::{self, Entry};
@@ -19,6 +20,7 @@ use crate::bus::Bus;
 use crate::cpuid::{self, Processor};
 use crate::ending::{End, Ending};
 use crate::error::{Error, Result};
+use crate::filter;
 use crate::layout::{BOOT_GDT, BOOT_PARAMS, BOOT_STACK, PAGE_TABLES, PVH_START_INFO};
 
 /// What interrupts `KVM_RUN`. Its handler does nothing.
@@ -122,7 +124,7 @@ impl Vcpu {
     }
 
     /// Runs it in a thread of its own, until the machine ends.
-    pub(crate) fn start(self, buses: Arc<Buses>, end: End) -> Result<Running> {
+    pub(crate) fn start(self, buses: Arc<Buses>, end: End, filter: BpfProgram) -> Result<Running> {
         let operation = format!("start processor {}", self.index);
         let io = |error| Error::io(operation.clone(), "clone", &error);
         let stop = Arc::new(AtomicBool::new(false));
@@ -131,7 +133,10 @@ impl Vcpu {
             .name(format!("vcpu{}", self.index))
             .spawn(move || {
                 let _ = tell.send(pthread_self());
-                self.run(&buses, &end, &stopped);
+                match filter::install(&filter) {
+                    Ok(()) => self.run(&buses, &end, &stopped),
+                    Err(error) => end.say(Ending::Failed(error)),
+                }
             })
             .map_err(io)?;
         let id = told.recv().expect("a thread begins with telling its id");

@@ -111,7 +111,7 @@ impl Block {
         let count = length as u64 / SECTOR;
         let sector = u64::from_le(sector);
         let inside = sector.checked_add(count).is_some_and(|end| end <= self.sectors);
-        if inside && length as u64 % SECTOR == 0 {
+        if inside && (length as u64).is_multiple_of(SECTOR) {
             Ok((sector * SECTOR, length))
         } else {
             Err(Status::Error)

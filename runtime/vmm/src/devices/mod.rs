@@ -1,8 +1,8 @@
 //! What kinds of virtio device there are, one file each.
 
-mod block;
-mod entropy;
-mod vsock;
+pub(crate) mod block;
+pub(crate) mod entropy;
+pub(crate) mod vsock;
 
 use crate::config::{Disk, Vsock};
 use crate::error::Result;

@@ -173,7 +173,8 @@ pub(crate) fn run(machine: &mut Machine) -> Ending {
             end.say(Ending::Failed(Error::new("run guest", "it did not end in time")));
         }
     });
-    let ending = machine.run();
+    // A thread of its own, because the machine confines it.
+    let ending = std::thread::scope(|scope| scope.spawn(|| machine.run()).join().unwrap());
     drop(done);
     watchdog.join().unwrap();
     ending

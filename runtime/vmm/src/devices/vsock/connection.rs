@@ -213,7 +213,8 @@ impl Connection {
     pub(super) fn ready(&mut self) -> After {
         match self.stage {
             Stage::Greeting(_) => self.greet(),
-            // It has hung up before the guest answered.
+            // It has hung up before the guest answered, or was asked.
+            Stage::Requested if self.request_due => After::Gone,
             Stage::Requested => After::Reset,
             Stage::Open => self.flush(),
         }

@@ -7,23 +7,22 @@
 //! Two threads meet here. A processor reads and writes registers; the event loop hears the bells, which KVM rings
 //! without leaving the guest, and lets the device work. They share `State` under its lock; the interrupt's
 //! status, which the guest reads at each interrupt, is beside it, so that nobody waits for a disk to read it.
-
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::rings::{CONFIGURATION_CHANGED, Interrupt, Rings};
+use super::{Broken, CHANGED, Device, QUEUE_SIZE, TOKENS, Watch};
 use crate::bus::Registers;
 
 /// The register that rings a queue's bell.
 pub(crate) const NOTIFY: u64 = 0x50;
-/// Entries of each queue, at most.
-pub(crate) const QUEUE_SIZE: u16 = 256;
 
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;
@@ -40,190 +39,6 @@ const DRIVER_OK: u32 = 4;
 const FEATURES_OK: u32 = 8;
 const NEEDS_RESET: u32 = 64;
 const FAILED: u32 = 128;
-
-const USED: u32 = 1;
-const CONFIGURATION_CHANGED: u32 = 2;
-
-/// A chain of descriptors that the driver made available.
-pub(crate) type Chain<'a> = DescriptorChain<&'a GuestMemoryMmap>;
-
-/// What a kind of device does. All of it is called in the event loop, except for the first four.
-pub(crate) trait Device: Send {
-    /// Its number in section 5 of the specification.
-    fn id(&self) -> u32;
-    /// The features it offers, without those of all devices.
-    fn features(&self) -> u64;
-    /// How many queues it has.
-    fn queues(&self) -> usize;
-    /// Its configuration space.
-    fn configuration(&self) -> &[u8];
-    /// The driver has set it up, and takes what comes.
-    fn begin(&mut self, _rings: &mut Rings, _watch: &mut Watch<'_, '_>) {}
-    /// The driver rang the bell of `queue`.
-    fn serve(
-        &mut self,
-        queue: usize,
-        rings: &mut Rings,
-        watch: &mut Watch<'_, '_>,
-    ) -> Result<(), Broken>;
-    /// A descriptor that it watches is ready.
-    fn ready(
-        &mut self,
-        _token: u32,
-        _rings: &mut Rings,
-        _watch: &mut Watch<'_, '_>,
-    ) -> Result<(), Broken> {
-        Ok(())
-    }
-    /// The driver has reset it: it forgets what it knew, and watches nothing.
-    fn end(&mut self, _watch: &mut Watch<'_, '_>) {}
-}
-
-/// The driver broke the rules in a way that leaves nothing to go on with.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Broken;
-
-impl From<virtio_queue::Error> for Broken {
-    fn from(_: virtio_queue::Error) -> Self {
-        Self
-    }
-}
-
-/// The queues of a device that is set up.
-pub(crate) struct Rings {
-    pub(crate) memory: GuestMemoryMmap,
-    queues: Vec<Queue>,
-    bells: Arc<Vec<EventFd>>,
-    interrupt: Arc<Interrupt>,
-    /// Features that the driver has accepted.
-    pub(crate) features: u64,
-}
-
-impl Rings {
-    /// Lets `work` handle each available chain of `queue`; it answers how many bytes it wrote. After a
-    /// queue's length of them it is the turn of others, and the bell rings once more.
-    pub(crate) fn each(
-        &mut self,
-        queue: usize,
-        mut work: impl FnMut(&GuestMemoryMmap, Chain<'_>) -> u32,
-    ) -> Result<(), Broken> {
-        for _ in 0..QUEUE_SIZE {
-            let Some(chain) = Self::pop(&mut self.queues[queue], &self.memory)? else {
-                return self.finish(queue);
-            };
-            let head = chain.head_index();
-            let written = work(&self.memory, chain);
-            self.queues[queue].add_used(&self.memory, head, written)?;
-        }
-        let _ = self.bells[queue].write(1);
-        self.notify(queue)
-    }
-
-    /// Fills one available chain of `queue`, unless there is none. `work` answers how many bytes it wrote, or that it
-    /// has nothing for it: then the chain is still available.
-    pub(crate) fn fill(
-        &mut self,
-        queue: usize,
-        work: impl FnOnce(&GuestMemoryMmap, Chain<'_>) -> Option<u32>,
-    ) -> Result<Filled, Broken> {
-        let Some(chain) = Self::pop(&mut self.queues[queue], &self.memory)? else {
-            return Ok(Filled::Full);
-        };
-        let head = chain.head_index();
-        match work(&self.memory, chain) {
-            Some(written) => {
-                self.queues[queue].add_used(&self.memory, head, written)?;
-                self.notify(queue)?;
-                Ok(Filled::One)
-            }
-            None => {
-                self.queues[queue].go_to_previous_position();
-                Ok(Filled::None)
-            }
-        }
-    }
-
-    fn pop<'a>(
-        queue: &mut Queue,
-        memory: &'a GuestMemoryMmap,
-    ) -> Result<Option<Chain<'a>>, Broken> {
-        if !queue.ready() {
-            return Ok(None);
-        }
-        Ok(queue.iter(memory)?.next())
-    }
-
-    /// Nothing is left: the next chain rings the bell. One may have come meanwhile, whose bell did not ring.
-    fn finish(&mut self, queue: usize) -> Result<(), Broken> {
-        if self.queues[queue].ready() && self.queues[queue].enable_notification(&self.memory)? {
-            let _ = self.bells[queue].write(1);
-        }
-        self.notify(queue)
-    }
-
-    fn notify(&mut self, queue: usize) -> Result<(), Broken> {
-        if self.queues[queue].ready() && self.queues[queue].needs_notification(&self.memory)? {
-            self.interrupt.raise(USED);
-        }
-        Ok(())
-    }
-}
-
-/// What came of [`Rings::fill`].
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Filled {
-    /// A chain was used.
-    One,
-    /// There was nothing to put into it.
-    None,
-    /// The driver has made none available.
-    Full,
-}
-
-/// The event loop, as a device sees it. Tokens are the device's own.
-pub(crate) struct Watch<'a, 'b>(pub(crate) &'a mut EventOps<'b>);
-
-/// Tokens of devices begin behind those of the transport: bells, then `CHANGED`.
-const CHANGED: u32 = 64;
-const TOKENS: u32 = 65;
-
-impl Watch<'_, '_> {
-    /// Begins to wait for `events` of a descriptor.
-    pub(crate) fn add(
-        &mut self,
-        fd: &impl std::os::fd::AsRawFd,
-        token: u32,
-        events: EventSet,
-    ) -> io::Result<()> {
-        self.0
-            .add(Events::with_data(fd, token + TOKENS, events))
-            .map_err(|_| io::Error::last_os_error())
-    }
-
-    /// Waits for other events of it.
-    pub(crate) fn modify(&mut self, fd: &impl std::os::fd::AsRawFd, token: u32, events: EventSet) {
-        let _ = self.0.modify(Events::with_data(fd, token + TOKENS, events));
-    }
-
-    /// Waits for it no longer. To be called before the descriptor is closed.
-    pub(crate) fn remove(&mut self, fd: &impl std::os::fd::AsRawFd) {
-        let _ = self.0.remove(Events::empty(fd));
-    }
-}
-
-/// The interrupt line, and what it is raised for.
-struct Interrupt {
-    status: AtomicU32,
-    line: EventFd,
-}
-
-impl Interrupt {
-    fn raise(&self, reason: u32) {
-        self.status.fetch_or(reason, Ordering::SeqCst);
-        // Fails when the counter is full: then it is raised.
-        let _ = self.line.write(1);
-    }
-}
 
 /// A device on the bus.
 pub(crate) struct Transport {
