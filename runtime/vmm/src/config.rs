@@ -1,0 +1,42 @@
+//! What a machine is made of.
+
+use std::fs::File;
+use std::os::unix::net::UnixListener;
+
+/// The description of a machine. Everything that it opens is here, open: the monitor needs no path.
+pub struct Config {
+    /// `/dev/kvm`, opened for reading and writing.
+    pub kvm: File,
+    /// How many processors, 1 to 32.
+    pub processors: u8,
+    /// Memory, in MiB.
+    pub memory: u32,
+    /// An ELF file with a PVH entry, or a bzImage.
+    pub kernel: File,
+    /// A cpio archive that the kernel unpacks.
+    pub initramfs: Option<File>,
+    /// What the kernel is told, without those parts that the monitor adds itself.
+    pub command_line: String,
+    /// Where the guest's console is copied to, at most 1 MiB.
+    pub console: Option<File>,
+    /// Block devices, in the order in which the guest names them.
+    pub disks: Vec<Disk>,
+    /// Sockets between host and guest.
+    pub vsock: Option<Vsock>,
+}
+
+/// A block device: a file, or a block device of the host.
+pub struct Disk {
+    /// Opened for reading, and for writing unless it is read-only.
+    pub file: File,
+    /// The guest cannot write; the device refuses it, whatever the guest's driver thinks.
+    pub read_only: bool,
+}
+
+/// The socket device.
+pub struct Vsock {
+    /// The guest's address, 3 or more.
+    pub cid: u32,
+    /// Who connects here and writes `CONNECT PORT\n` is connected to that port of the guest.
+    pub listener: UnixListener,
+}

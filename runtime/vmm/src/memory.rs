@@ -1,0 +1,90 @@
+//! The guest's memory: one memfd, below and above the gap for devices.
+
+use std::fs::File;
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use vm_memory::{
+    Address, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap, GuestMemoryRegion,
+};
+
+use crate::error::{Error, Result};
+use crate::layout::{GAP, GAP_END};
+
+/// The smallest that a kernel and its initramfs can be put into.
+const MINIMUM_MIB: u32 = 2;
+
+/// The ranges that `bytes` of memory have in the guest.
+pub(crate) fn ranges(bytes: u64) -> Vec<(GuestAddress, u64)> {
+    let mut ranges = vec![(GuestAddress(0), bytes.min(GAP))];
+    if bytes > GAP {
+        ranges.push((GuestAddress(GAP_END), bytes - GAP));
+    }
+    ranges
+}
+
+/// Makes the memory. Pages come when they are touched; the file has no name and goes with the process.
+pub(crate) fn create(mebibytes: u32) -> Result<GuestMemoryMmap> {
+    let operation = || format!("make {mebibytes} MiB of guest memory");
+    if mebibytes < MINIMUM_MIB {
+        return Err(Error::new(operation(), format_args!("at least {MINIMUM_MIB} MiB are needed")));
+    }
+    let bytes = u64::from(mebibytes) << 20;
+    let file = memfd_create(c"guest", MFdFlags::MFD_CLOEXEC)
+        .map_err(|errno| Error::io(operation(), "memfd_create", &errno.into()))?;
+    let file = File::from(file);
+    file.set_len(bytes).map_err(|error| Error::io(operation(), "ftruncate", &error))?;
+    let mut offset = 0;
+    let mut parts = Vec::new();
+    for (start, length) in ranges(bytes) {
+        let file = file.try_clone().map_err(|error| Error::io(operation(), "dup", &error))?;
+        parts.push((start, length as usize, Some(FileOffset::new(file, offset))));
+        offset += length;
+    }
+    GuestMemoryMmap::from_ranges_with_files(parts).map_err(|error| Error::new(operation(), error))
+}
+
+/// Gives the memory to the machine.
+#[allow(unsafe_code)]
+pub(crate) fn attach(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<()> {
+    for (slot, region) in memory.iter().enumerate() {
+        let host = memory
+            .get_host_address(region.start_addr())
+            .map_err(|error| Error::new("attach guest memory", error))?;
+        let part = kvm_userspace_memory_region {
+            slot: slot as u32,
+            flags: 0,
+            guest_phys_addr: region.start_addr().raw_value(),
+            memory_size: region.len(),
+            userspace_addr: host as u64,
+        };
+        // SAFETY: the range is a mapping that `Machine` keeps for longer than the machine's descriptor, and
+        // regions do not overlap.
+        unsafe { vm.set_user_memory_region(part) }.map_err(|error| {
+            Error::kvm("attach guest memory", "KVM_SET_USER_MEMORY_REGION", error)
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_leaves_the_gap_for_devices() {
+        let at = |bytes| -> Vec<(u64, u64)> {
+            ranges(bytes).into_iter().map(|(start, length)| (start.0, length)).collect()
+        };
+        assert_eq!(at(128 << 20), [(0, 128 << 20)]);
+        assert_eq!(at(3 << 30), [(0, 3 << 30)]);
+        assert_eq!(at(5 << 30), [(0, 3 << 30), (4 << 30, 2 << 30)]);
+    }
+
+    #[test]
+    fn too_little_memory_is_refused_by_name() {
+        let error = create(1).unwrap_err().to_string();
+        assert_eq!(error, "make 1 MiB of guest memory: at least 2 MiB are needed");
+    }
+}
