@@ -16,6 +16,7 @@ use crate::hooks::Kind;
 use crate::host::Host;
 use crate::lifecycle::Hooks;
 use crate::messages::send_message;
+use crate::netdev;
 use crate::oom_score;
 use crate::options::{Console, CreateOptions, Parent, Start};
 use crate::plan::{self, Plan};
@@ -110,7 +111,9 @@ pub(crate) fn create(
     let dir = undo.dir.as_ref().expect("set above");
     let born = fork(&plan, &host, &cgroup, dir, socket, options.parent)?;
     undo.poststop = Some(&plan.hooks);
-    let mut waiting = build(&plan, &host, born, warnings)?;
+    // Devices come back when what follows fails: the process is dead by then, its namespace is not.
+    let mut moved = None;
+    let mut waiting = build(&plan, &host, born, &mut moved, warnings)?;
     waiting.schedule(&plan.program.scheduling)?;
     let (start_time, _) = state::process_identity(waiting.pid())?.ok_or_else(|| {
         Error::new(ErrorKind::System, "read", "/proc/PID/stat", "the process is gone")
@@ -128,6 +131,9 @@ pub(crate) fn create(
         options.pidfd_socket.as_deref(),
     )?;
     let (Running { pid, pidfd }, channel) = waiting.into_parts();
+    if let Some(moved) = moved {
+        moved.keep();
+    }
     let dir = undo.dir.take().expect("set above");
     let record = undo.record.clone();
     Ok(Created {
@@ -199,10 +205,17 @@ fn fork(
 }
 
 /// Helps and answers the child until it is ready.
-fn build(plan: &Plan, host: &Host, born: Born, warnings: &mut Vec<String>) -> Result<Waiting> {
+fn build(
+    plan: &Plan,
+    host: &Host,
+    born: Born,
+    moved: &mut Option<netdev::Moved>,
+    warnings: &mut Vec<String>,
+) -> Result<Waiting> {
     let maps = plan.maps.as_ref().filter(|_| !plan.order.child_makes_user_namespace());
     let maps = maps.map(|(maps, writer)| (maps, *writer));
-    born.help(maps, &host.proc)?.wait(&mut Creation { plan, proc: &host.proc, warnings })
+    let mut requests = Creation { plan, proc: &host.proc, moved, warnings };
+    born.help(maps, &host.proc)?.wait(&mut requests)
 }
 
 fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {

@@ -75,7 +75,7 @@ fn linux() -> LinuxFeature {
         .intel_rdt(IntelRdtBuilder::default().enabled(false).build().expect(BUILT))
         .memory_policy(memory_policy.build().expect(BUILT))
         .mount_extensions(MountExtensionsBuilder::default().idmap(idmap).build().expect(BUILT))
-        .net_devices(NetDevicesBuilder::default().enabled(false).build().expect(BUILT))
+        .net_devices(NetDevicesBuilder::default().enabled(true).build().expect(BUILT))
         .build()
         .expect(BUILT)
 }

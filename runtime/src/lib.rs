@@ -23,6 +23,8 @@ mod lsm;
 mod messages;
 mod mount;
 mod namespaces;
+mod netdev;
+mod netlink;
 mod notify;
 mod oom_score;
 mod options;

@@ -18,6 +18,8 @@ use crate::lifecycle::Hooks;
 use crate::lsm;
 use crate::mount;
 use crate::namespaces::{self, Order};
+use crate::netdev;
+use crate::netlink;
 use crate::notify;
 use crate::options::{CreateOptions, Rootless};
 use crate::process::program::{self, Inherit, Program};
@@ -41,6 +43,7 @@ pub(crate) struct Plan {
     pub order: Order,
     pub maps: Option<(Maps, Writer)>,
     pub uts: uts::Plan,
+    pub net_devices: Vec<netdev::Device>,
     pub keyring: Option<Keyring>,
     pub mounts: mount::Plan,
     pub sysctls: Vec<sysctl::Sysctl>,
@@ -72,9 +75,11 @@ pub(crate) fn plan(
         ));
     }
     let linux = spec.linux().clone().unwrap_or_default();
+    let net_devices = netdev::plan(&linux);
+    refuse_to_move(&net_devices, host)?;
     let namespaces =
         namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), time_offsets(spec));
-    refuse_to_change_own(spec, &namespaces, host)?;
+    refuse_to_change_own(spec, &net_devices, &namespaces, host)?;
     let maps = namespaces.creates(libc::CLONE_NEWUSER).then(|| {
         let maps = idmap::plan(
             linux.uid_mappings().as_deref().unwrap_or_default(),
@@ -111,6 +116,7 @@ pub(crate) fn plan(
         maps,
         uts: uts::Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone() },
         keyring,
+        net_devices,
         mounts,
         sysctls: sysctl::plan(linux.sysctl().as_ref())?,
         hooks: Hooks::plan(spec, id, &options.bundle)?,
@@ -195,6 +201,12 @@ impl Plan {
         sys::process::loopback_up().context("bring up", "lo")
     }
 
+    /// The socket by which the creator gives the container its network devices, if it has any.
+    pub(crate) fn network_socket(&self) -> Result<Option<netlink::Socket>> {
+        let open = || netlink::Socket::open().context("prepare for", "linux.netDevices");
+        (!self.net_devices.is_empty()).then(open).transpose()
+    }
+
     /// Joins the container's session keyring, labelled as the process will be.
     pub(crate) fn join_keyring(&self, proc: &Procfs) -> Result<()> {
         join_keyring(self.keyring.as_ref(), &self.program.labels, proc)
@@ -227,11 +239,7 @@ fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
 /// configuration asks for. (`vm` belongs to another wall.)
 fn refuse_unsupported(spec: &Spec) -> Result<()> {
     let linux = spec.linux().as_ref();
-    let devices = linux.and_then(|linux| linux.net_devices().as_ref());
-    let asked = [
-        ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
-        ("linux.netDevices", devices.is_some_and(|devices| !devices.is_empty())),
-    ];
+    let asked = [("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some()))];
     refuse_asked(&asked)?;
     check_agent(spec)
 }
@@ -242,6 +250,18 @@ fn refuse_asked(asked: &[(&str, bool)]) -> Result<()> {
         Some((field, _)) => {
             Err(Error::unsupported("apply", *field, "is not supported by this version of bulkhead"))
         }
+    }
+}
+
+/// Devices of the host are the host's root's to give.
+fn refuse_to_move(devices: &[netdev::Device], host: &Host) -> Result<()> {
+    match devices.first() {
+        Some(device) if !host.privileged() => Err(Error::unsupported(
+            "move",
+            &device.field,
+            "an ordinary user has no power over the host's network devices",
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -257,7 +277,12 @@ fn check_agent(spec: &Spec) -> Result<()> {
 
 /// What is set in a joined namespace changes it for all who are in it. When it turns out to be the
 /// creator's own, that is the host.
-fn refuse_to_change_own(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Result<()> {
+fn refuse_to_change_own(
+    spec: &Spec,
+    devices: &[netdev::Device],
+    plan: &namespaces::Plan,
+    host: &Host,
+) -> Result<()> {
     use LinuxNamespaceType as Kind;
     let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
     for (kind, word) in [(Kind::Network, "network"), (Kind::Ipc, "ipc"), (Kind::Uts, "uts")] {
@@ -265,7 +290,11 @@ fn refuse_to_change_own(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Re
             |is_set: bool, field: &str| (is_set && kind == Kind::Uts).then(|| field.to_owned());
         let set = sysctl::first_of(sysctls, kind)
             .or_else(|| named(spec.hostname().is_some(), "hostname"))
-            .or_else(|| named(spec.domainname().is_some(), "domainname"));
+            .or_else(|| named(spec.domainname().is_some(), "domainname"))
+            .or_else(|| {
+                let first = devices.first().filter(|_| kind == Kind::Network);
+                first.map(|device| device.field.clone())
+            });
         let flag = namespaces::flag(kind);
         let joined = plan.joined.iter().find(|join| join.flag == flag);
         if let (Some(field), Some(join)) = (set, joined)

@@ -25,6 +25,7 @@ mod limits;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod odd;
 mod paths;
 mod process;
@@ -41,7 +42,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 32] = [
+    let chapters: [fn() -> Vec<Test>; 33] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Test> {
         hooks::tests,
         namespaces::tests,
         joined_pids::tests,
+        net_devices::tests,
         devices::tests,
         cgroups::tests,
         cgroup_paths::tests,

@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 use super::resources::{MAJOR, MINOR};
 use super::{Namespaces, Origin, absolute, list, no_nul, resources, within};
 use crate::error::{Error, Result};
-use crate::{spec, sysctl};
+use crate::{netdev, spec, sysctl};
 
 /// `MAX_ERRNO` of the kernel.
 const MAX_ERRNO: u32 = 4095;
@@ -207,8 +207,13 @@ fn net_devices(linux: &Linux, namespaces: &Namespaces) -> Result<()> {
         let field = format!("linux.netDevices[{name:?}]");
         namespaces.need(Kind::Network, &field)?;
         interface_name(&field, name)?;
-        let target = device.name().as_deref().unwrap_or(name);
+        let target = netdev::target_name(device.name().as_deref(), name);
         interface_name(&format!("{field}.name"), target)?;
+        // As `dev_alloc_name()` of the kernel.
+        if target.contains('%') && (!target.contains("%d") || target.matches('%').count() > 1) {
+            let reason = format!("{target:?} has another template than one %d");
+            return Err(Error::invalid(format!("{field}.name"), reason));
+        }
         // `%d` is a template: the kernel fills in the first free number.
         if targets.contains(&target) && !target.contains("%d") {
             return Err(Error::invalid(

@@ -504,6 +504,8 @@ fn contradictions_are_refused() {
             "linux.memoryPolicy.nodes",
         ),
         ("linux.netDevices", json!({"a/b": {}}), "linux.netDevices[\"a/b\"]"),
+        ("linux.netDevices", json!({"e": {"name": "a%s"}}), "linux.netDevices[\"e\"].name"),
+        ("linux.netDevices", json!({"e": {"name": "%d%d"}}), "linux.netDevices[\"e\"].name"),
         (
             "linux.netDevices",
             json!({"e": {"name": "x".repeat(16)}}),
