@@ -25,6 +25,7 @@ use crate::process::child::{self, Inherited, Waits};
 use crate::process::join::Around;
 use crate::process::parent::{Born, Running, Waiting};
 use crate::process::start;
+use crate::rdt;
 use crate::report::Process;
 use crate::requests::Creation;
 use crate::spec;
@@ -106,6 +107,7 @@ pub(crate) fn create(
     if let Some(owner) = plan.cgroup_owner {
         cgroup.delegate(owner, warnings)?;
     }
+    let rdt = plan.rdt.as_ref().map(rdt::Plan::create).transpose()?;
     // What was tolerated not to be made must not be missed by later commands.
     undo.record.cgroup = cgroup.recorded();
     let dir = undo.dir.as_ref().expect("set above");
@@ -115,6 +117,9 @@ pub(crate) fn create(
     let mut moved = None;
     let mut waiting = build(&plan, &host, born, &mut moved, warnings)?;
     waiting.schedule(&plan.program.scheduling)?;
+    if let Some(rdt) = &rdt {
+        rdt.join(waiting.pid())?;
+    }
     let (start_time, _) = state::process_identity(waiting.pid())?.ok_or_else(|| {
         Error::new(ErrorKind::System, "read", "/proc/PID/stat", "the process is gone")
     })?;
@@ -133,6 +138,9 @@ pub(crate) fn create(
     let (Running { pid, pidfd }, channel) = waiting.into_parts();
     if let Some(moved) = moved {
         moved.keep();
+    }
+    if let Some(rdt) = rdt {
+        rdt.keep();
     }
     let dir = undo.dir.take().expect("set above");
     let record = undo.record.clone();
@@ -158,6 +166,7 @@ fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
         owner: host.uid.as_raw(),
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: plan.cgroup.recorded(),
+        rdt: plan.rdt.as_ref().map(|rdt| rdt.recorded().clone()),
         options: Options {
             keyring: plan.keyring.as_ref().map(|keyring| keyring.number),
             systemd_cgroup: options.systemd_cgroup,

@@ -31,6 +31,7 @@ mod options;
 mod plan;
 mod process;
 mod procfs;
+mod rdt;
 mod report;
 mod requests;
 mod rlimits;

@@ -24,6 +24,7 @@ use crate::notify;
 use crate::options::{CreateOptions, Rootless};
 use crate::process::program::{self, Inherit, Program};
 use crate::procfs::Procfs;
+use crate::rdt;
 use crate::scheduler;
 use crate::seccomp;
 use crate::sys;
@@ -39,6 +40,7 @@ pub(crate) struct Plan {
     pub cgroup: cgroup::Plan,
     /// Who the cgroup is given to, when the container may write it.
     pub cgroup_owner: Option<Uid>,
+    pub rdt: Option<rdt::Plan>,
     pub namespaces: namespaces::Plan,
     pub order: Order,
     pub maps: Option<(Maps, Writer)>,
@@ -66,7 +68,7 @@ pub(crate) fn plan(
         None => Cow::Borrowed(asked),
     };
     let spec = &*spec;
-    refuse_unsupported(spec)?;
+    check_agent(spec)?;
     if options.systemd_cgroup {
         return Err(Error::unsupported(
             "use",
@@ -112,6 +114,7 @@ pub(crate) fn plan(
         rootfs: mounts.rootfs().to_owned(),
         cgroup,
         cgroup_owner,
+        rdt: rdt::plan(&linux, id)?,
         order,
         maps,
         uts: uts::Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone() },
@@ -232,24 +235,6 @@ fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
         (Rootless::No, _) | (Rootless::Auto, true) => Permission::Required,
         (Rootless::Yes, true) => Permission::Tolerated,
         (Rootless::Yes | Rootless::Auto, false) => Permission::Lacking,
-    }
-}
-
-/// A setting that is not implemented is an error: a container must not run without what its
-/// configuration asks for. (`vm` belongs to another wall.)
-fn refuse_unsupported(spec: &Spec) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let asked = [("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some()))];
-    refuse_asked(&asked)?;
-    check_agent(spec)
-}
-
-fn refuse_asked(asked: &[(&str, bool)]) -> Result<()> {
-    match asked.iter().find(|(_, asked)| *asked) {
-        None => Ok(()),
-        Some((field, _)) => {
-            Err(Error::unsupported("apply", *field, "is not supported by this version of bulkhead"))
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use oci_spec::runtime::{Hook, Hooks, LinuxNamespaceType as Kind, Mount, Spec};
 
 use crate::error::{Error, Result};
 
+pub(crate) use linux::intel_rdt;
 pub(crate) use process::process;
 pub(crate) use resources::resources;
 

@@ -18,6 +18,7 @@ mod hostile;
 mod idmap;
 #[cfg(target_arch = "x86_64")]
 pub mod injection;
+mod intel_rdt;
 mod joined_pids;
 mod landlock;
 mod lifecycle;
@@ -42,7 +43,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 33] = [
+    let chapters: [fn() -> Vec<Test>; 34] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Test> {
         cgroups_v2_limits::tests,
         seccomp::tests,
         seccomp_notify::tests,
+        intel_rdt::tests,
         paths::tests,
         lifecycle::tests,
         exec::tests,

@@ -17,7 +17,7 @@ pub(super) fn open(dir: impl AsFd, file: &str, flags: OFlag) -> Result<OwnedFd, 
 }
 
 /// The whole text of a file.
-pub(super) fn read(dir: impl AsFd, file: &str) -> Result<String, Failure> {
+pub(crate) fn read(dir: impl AsFd, file: &str) -> Result<String, Failure> {
     let mut text = String::new();
     std::fs::File::from(open(dir, file, OFlag::O_RDONLY)?)
         .read_to_string(&mut text)
@@ -26,7 +26,7 @@ pub(super) fn read(dir: impl AsFd, file: &str) -> Result<String, Failure> {
 }
 
 /// Writes `value` in one call: the kernel takes each write for a whole setting.
-pub(super) fn put(dir: impl AsFd, file: &str, value: &str) -> Result<(), Failure> {
+pub(crate) fn put(dir: impl AsFd, file: &str, value: &str) -> Result<(), Failure> {
     put_open(&open(dir, file, OFlag::O_WRONLY)?, value)
 }
 

@@ -17,7 +17,7 @@ pub(crate) mod delegate;
 mod devices;
 mod freezer;
 mod kill;
-mod knob;
+pub(crate) mod knob;
 pub(crate) mod layout;
 mod oom;
 mod plan;
@@ -114,7 +114,7 @@ pub(crate) struct Cgroup {
 }
 
 /// Opens `relative` beneath `base`, as a place and not for reading.
-fn open_dir(base: impl AsFd, relative: &Path) -> Result<OwnedFd, Failure> {
+pub(crate) fn open_dir(base: impl AsFd, relative: &Path) -> Result<OwnedFd, Failure> {
     let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
@@ -122,7 +122,7 @@ fn open_dir(base: impl AsFd, relative: &Path) -> Result<OwnedFd, Failure> {
     openat2(base, relative, how).call("openat2")
 }
 
-fn open_path(path: &Path) -> Result<OwnedFd, Failure> {
+pub(crate) fn open_path(path: &Path) -> Result<OwnedFd, Failure> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     open(path, flags, Mode::empty()).call("open")
 }
