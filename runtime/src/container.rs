@@ -319,6 +319,9 @@ impl Container {
         };
         let mut cgroup = self.cgroup()?.sub(&options.cgroups)?;
         cgroup.prepare_join()?;
+        if !options.ignore_paused {
+            cgroup.refuse_frozen()?;
+        }
         let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc, options.parent)?;
         let mut entry = Entry { program: &exec_plan.program, proc: &host.proc, warnings };
         let mut waiting = born.join().wait(&mut entry)?;

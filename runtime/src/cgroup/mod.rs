@@ -336,11 +336,19 @@ impl Cgroup {
 
 /// Adds the processes of `dir` and of everything below it.
 fn members(dir: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Failure> {
-    match knob::read(dir, "cgroup.procs") {
-        // 0 stands for a process that this pid namespace does not see.
-        Ok(text) => {
-            pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p != 0))
+    // 0 stands for a process that this pid namespace does not see.
+    each_process(dir, &mut |pid| {
+        if pid != 0 {
+            pids.insert(pid);
         }
+    })
+}
+
+/// Calls `found` for each process of `dir` and of everything below it, with 0 for those that this pid
+/// namespace does not see.
+fn each_process(dir: &OwnedFd, found: &mut dyn FnMut(i32)) -> Result<(), Failure> {
+    match knob::read(dir, "cgroup.procs") {
+        Ok(text) => text.lines().filter_map(|l| l.parse().ok()).for_each(&mut *found),
         // A threaded cgroup's processes are listed by the domain above it.
         Err(f) if f.errno == Errno::EOPNOTSUPP => {}
         Err(f) if vanished(f.errno) => return Ok(()),
@@ -348,7 +356,7 @@ fn members(dir: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Failure> {
     }
     for name in children(dir)? {
         match open_dir(dir, Path::new(OsStr::from_bytes(name.to_bytes()))) {
-            Ok(child) => members(&child, pids)?,
+            Ok(child) => each_process(&child, found)?,
             Err(f) if vanished(f.errno) => {}
             Err(f) => return Err(f),
         }
