@@ -92,7 +92,7 @@ pub(crate) fn create(
     // After the name is taken: whose process that is, is told by its name. Before anything is recorded.
     plan.cgroup.refuse_occupied()?;
     let dir = undo.dir.as_ref().expect("set above");
-    dir.write_config(&spec::to_stored(&options.config.spec))?;
+    dir.write_config(&spec::to_stored(&options.config))?;
     dir.write_record(&undo.record)?;
     if notify.is_some() {
         dir.make_notify()?;

@@ -63,6 +63,7 @@ pub(crate) fn plan(
 ) -> Result<Plan> {
     let asked = &options.config.spec;
     validate::validate(asked, warnings)?;
+    options.config.hardware.as_ref().map_or(Ok(()), validate::vm_hardware)?;
     let spec = match notify {
         Some(directory) => Cow::Owned(notify::with_socket(asked, directory)?),
         None => Cow::Borrowed(asked),

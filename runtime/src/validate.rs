@@ -9,6 +9,7 @@ mod idmap;
 mod linux;
 mod process;
 mod resources;
+mod vm;
 
 use std::path::Path;
 
@@ -19,6 +20,7 @@ use crate::error::{Error, Result};
 pub(crate) use linux::intel_rdt;
 pub(crate) use process::process;
 pub(crate) use resources::resources;
+pub(crate) use vm::vm_hardware;
 
 /// The longest container id: it is a file name.
 const LONGEST_ID: usize = 255;
@@ -65,6 +67,9 @@ pub(crate) fn validate(spec: &Spec, warnings: &mut Vec<String>) -> Result<()> {
     }
     if spec.annotations().iter().flatten().any(|(key, _)| key.is_empty()) {
         return Err(Error::invalid("annotations[\"\"]", "a key is empty"));
+    }
+    if let Some(part) = spec.vm() {
+        vm::vm(part)?;
     }
     if let Some(part) = spec.linux() {
         linux::linux(part, &namespaces, warnings)?;
