@@ -4,6 +4,7 @@ mod apparmor;
 mod binds;
 mod cgroup_paths;
 mod cgroups;
+mod cgroups_rare;
 mod cgroups_v2;
 mod cgroups_v2_limits;
 mod config;
@@ -30,6 +31,7 @@ mod net_devices;
 mod odd;
 mod paths;
 mod process;
+mod refused_values;
 mod rootless;
 mod scheduling;
 mod seccomp;
@@ -43,7 +45,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 34] = [
+    let chapters: [fn() -> Vec<Test>; 36] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -60,6 +62,8 @@ pub fn all() -> Vec<Test> {
         devices::tests,
         cgroups::tests,
         cgroup_paths::tests,
+        cgroups_rare::tests,
+        refused_values::tests,
         cgroups_v2::tests,
         cgroups_v2_limits::tests,
         seccomp::tests,

@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::write;
 
 use super::resources::{Absent, Knob, Value, Version, cpu_max};
-use crate::error::{Call, Error, Failure, Result};
+use crate::error::{Call, Error, ErrorKind, Failure, Result};
 
 /// Opens a file of a cgroup.
 pub(super) fn open(dir: impl AsFd, file: &str, flags: OFlag) -> Result<OwnedFd, Failure> {
@@ -136,6 +136,7 @@ fn usage(dir: BorrowedFd<'_>, knob: &Knob) -> Option<u64> {
 
 fn below_use(dir: BorrowedFd<'_>, knob: &Knob, limit: i64) -> Error {
     let used = usage(dir, knob).unwrap_or_default();
-    let reason = format!("limit {limit} is below the {used} bytes in use");
-    Error::new(crate::error::ErrorKind::System, "set", &knob.field, reason)
+    let file = knob.choices.first().map_or("", |(file, _)| file);
+    let reason = format!("is below the {used} bytes in use");
+    Error::new(ErrorKind::System, "set", subject(knob, file, &limit.to_string()), reason)
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::mount::MsFlags;
 use nix::sys::stat::FileStat;
 
-use super::{Mount, Plan, attach, copyup};
+use super::{Mount, Plan, attach, copyup, options};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::sys::mount::{
     Depth, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
@@ -82,8 +82,8 @@ fn configure(mount: &Mount, fstype: &CStr, fs: BorrowedFd<'_>) -> Result<()> {
             None => fsconfig_flag(fs, &data.key),
         };
         result.map_err(|failure| {
-            let field = format!("{}.options[{}]", mount.field(), data.option);
-            with_log(fs, failure, &format!("{} ({field})", mount.destination()))
+            let option = format!("{}.options[{}] {}", mount.field(), data.option, data.quoted());
+            with_log(fs, failure, &format!("{} ({option})", mount.destination()))
         })?;
     }
     Ok(())
@@ -206,7 +206,7 @@ fn classic(
     let path = format!("/proc/self/fd/{}", target.fd.as_raw_fd());
     nix::mount::mount(Some(source), path.as_str(), Some(fstype), flags, Some(data.as_slice()))
         .call("mount")
-        .context("mount", mount.subject())?;
+        .context("mount", format!("{} with {}", mount.subject(), options::quoted(&data)))?;
     // The handle is below the new mount; the name, looked up again, ends on top. If somebody has
     // renamed the place since, it is mounted all the same, but not to be found.
     let top = attach::open(root, &mount.target, attach::Links::Follow)

@@ -317,6 +317,13 @@ fn plan_mount(
         let reason = format!("{:?} is for a file system, and a bind mount makes none", data.key);
         return Err(Error::invalid(format!("{field}.options[{}]", data.option), reason));
     }
+    if let (Kind::Cgroup, Some(data)) = (&kind, options.data.first())
+        && !(facts.cgroup_namespace && facts.layout.v1.is_empty())
+    {
+        // What is shown is the host's mount, whose options are not this container's to change.
+        let reason = format!("{} has no effect on a cgroup mount here", data.quoted());
+        return Err(Error::invalid(format!("{field}.options[{}]", data.option), reason));
+    }
     if options.copy_up && !matches!(&kind, Kind::Filesystem(name) if name.as_c_str() == c"tmpfs") {
         return Err(Error::invalid(format!("{field}.options"), "tmpcopyup needs type tmpfs"));
     }

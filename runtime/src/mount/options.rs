@@ -202,6 +202,22 @@ pub(crate) struct Parameter {
     pub value: Option<CString>,
 }
 
+impl Parameter {
+    /// As it was asked for, in quotes.
+    pub(crate) fn quoted(&self) -> String {
+        let value = self.value.as_ref().map(|value| [b"=", value.to_bytes()].concat());
+        quoted(&[self.key.to_bytes(), &value.unwrap_or_default()].concat())
+    }
+}
+
+/// Data for an error: in quotes, and no longer than a line.
+pub(crate) fn quoted(data: &[u8]) -> String {
+    const LONGEST: usize = 100;
+    let cut = data.len() > LONGEST;
+    let text = String::from_utf8_lossy(&data[..data.len().min(LONGEST)]);
+    format!("{text:?}{}", if cut { "..." } else { "" })
+}
+
 /// The options of one mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {
