@@ -86,7 +86,7 @@ fn limits() -> Vec<Limit> {
         one(
             "F39",
             "cpu",
-            "cpu.realtimeRuntime",
+            "cpu.realtime",
             json!({ "cpu": { "realtimeRuntime": 2_000_000, "realtimePeriod": 1_000_000 } }),
             ["cpu.rt_runtime_us", "cgroup v2 has no"],
             "",
@@ -214,7 +214,7 @@ fn limit(limit: Limit) -> Test {
     })
 }
 
-/// Type of the file system, options of which the last is refused, and whether the kernel says which.
+/// Type of the file system, and options of which the last is refused.
 type Option = (&'static str, &'static [&'static str]);
 
 fn options() -> Vec<Option> {

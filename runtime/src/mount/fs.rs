@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::mount::MsFlags;
 use nix::sys::stat::FileStat;
 
-use super::{Mount, Plan, attach, copyup, options};
+use super::{Mount, Plan, attach, copyup};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::sys::mount::{
     Depth, MOUNT_ATTR_NOATIME, MOUNT_ATTR_NODEV, MOUNT_ATTR_NODIRATIME, MOUNT_ATTR_NOEXEC,
@@ -62,7 +62,8 @@ pub(super) fn filled(
     if let Some(label) = label.filter(|_| !UNLABELLED.contains(&fstype)) {
         fsconfig_string(fs, c"context", label).map_err(logged)?;
     }
-    fsconfig_create(fs).map_err(logged)?;
+    // Some file systems look at their options only here (devpts before Linux 6.10, overlay before 6.5).
+    fsconfig_create(fs).map_err(|failure| with_log(fs, failure, &mount.subject_with_data()))?;
     fsmount(fs, attributes).map_err(logged)
 }
 
@@ -206,7 +207,7 @@ fn classic(
     let path = format!("/proc/self/fd/{}", target.fd.as_raw_fd());
     nix::mount::mount(Some(source), path.as_str(), Some(fstype), flags, Some(data.as_slice()))
         .call("mount")
-        .context("mount", format!("{} with {}", mount.subject(), options::quoted(&data)))?;
+        .context("mount", mount.subject_with_data())?;
     // The handle is below the new mount; the name, looked up again, ends on top. If somebody has
     // renamed the place since, it is mounted all the same, but not to be found.
     let top = attach::open(root, &mount.target, attach::Links::Follow)

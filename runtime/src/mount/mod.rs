@@ -128,6 +128,18 @@ impl Mount {
         format!("{} ({})", self.destination(), self.field())
     }
 
+    /// The destination and all data options, for when the kernel does not say which one it refuses.
+    pub(crate) fn subject_with_data(&self) -> String {
+        let options = self.options.data.iter();
+        let options: Vec<String> = options
+            .map(|data| format!("{}.options[{}] {}", self.field(), data.option, data.quoted()))
+            .collect();
+        match options.is_empty() {
+            true => self.subject(),
+            false => format!("{} ({})", self.destination(), options.join(", ")),
+        }
+    }
+
     /// The destination in quotes.
     pub(crate) fn destination(&self) -> String {
         quote(Path::new("/").join(OsStr::from_bytes(self.target.to_bytes())))

@@ -203,19 +203,14 @@ pub(crate) struct Parameter {
 }
 
 impl Parameter {
-    /// As it was asked for, in quotes.
+    /// As it was asked for: in quotes, and no longer than a line.
     pub(crate) fn quoted(&self) -> String {
+        const LONGEST: usize = 100;
         let value = self.value.as_ref().map(|value| [b"=", value.to_bytes()].concat());
-        quoted(&[self.key.to_bytes(), &value.unwrap_or_default()].concat())
+        let text = [self.key.to_bytes(), &value.unwrap_or_default()].concat();
+        let shown = String::from_utf8_lossy(&text[..text.len().min(LONGEST)]);
+        format!("{shown:?}{}", if text.len() > LONGEST { "..." } else { "" })
     }
-}
-
-/// Data for an error: in quotes, and no longer than a line.
-pub(crate) fn quoted(data: &[u8]) -> String {
-    const LONGEST: usize = 100;
-    let cut = data.len() > LONGEST;
-    let text = String::from_utf8_lossy(&data[..data.len().min(LONGEST)]);
-    format!("{text:?}{}", if cut { "..." } else { "" })
 }
 
 /// The options of one mount.
