@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use oci_spec::runtime::{LinuxResources, Process as ProcessSpec, Spec};
+use oci_spec::runtime::{LinuxIntelRdt, LinuxResources, Process as ProcessSpec, Spec};
 
 use crate::cgroup::stats::Stats;
 use crate::cgroup::victim::Victim;
@@ -24,6 +24,7 @@ use crate::plan;
 use crate::process::channel::Channel;
 use crate::process::program::Inherit;
 use crate::process::{exec, parent, start};
+use crate::rdt;
 use crate::report::{Listing, Process, Report, Status};
 use crate::requests::{Agent, Entry};
 use crate::scheduler;
@@ -284,6 +285,9 @@ impl Container {
         };
         let mut cgroup = self.cgroup()?.sub(&options.cgroups)?;
         cgroup.prepare_join()?;
+        if !options.ignore_paused {
+            cgroup.refuse_frozen()?;
+        }
         let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc, options.parent)?;
         let mut entry = Entry { program: &exec_plan.program, proc: &host.proc, warnings };
         let mut waiting = born.join().wait(&mut entry)?;
@@ -297,6 +301,10 @@ impl Container {
         )?;
         let terminal = create::hand_over(terminal, &options.console)?;
         let agent = Agent { spec: &spec, record: &self.record, status: Status::Running };
+        if let Some(rdt) = &record.rdt {
+            rdt.check()?;
+            rdt.join(waiting.pid())?;
+        }
         let running = waiting.start(&agent)?;
         Ok(Process { pid: running.pid, pidfd: running.pidfd, terminal })
     }
@@ -322,7 +330,11 @@ impl Container {
         let duties = match then {
             Then::Delete if self.hooks()?.has(Kind::Poststop) => Duties::Hooks,
             Then::Delete => Duties::Files(
-                [self.dir.root()?].into_iter().chain(self.record.cgroup.roots()?).collect(),
+                [self.dir.root()?]
+                    .into_iter()
+                    .chain(self.record.cgroup.roots()?)
+                    .chain(self.record.rdt.as_ref().map(rdt::Recorded::root).transpose()?)
+                    .collect(),
             ),
             Then::Leave => Duties::Files(Vec::new()),
         };
@@ -385,11 +397,13 @@ impl Container {
         }
         self.end()?;
         let cgroup = self.record.cgroup.delete();
+        let rdt = self.record.rdt.as_ref().map_or(Ok(()), rdt::Recorded::remove);
         match self.hooks() {
             Ok(hooks) => hooks.run_all(Kind::Poststop, warnings),
             Err(error) => warnings.push(error.to_string()),
         }
         cgroup?;
+        rdt?;
         self.dir.remove()
     }
 
@@ -475,6 +489,24 @@ impl Container {
         self.cgroup()?.update(resources, warnings)
     }
 
+    /// Writes other schemas of Intel RDT to the container's class of service. What is not set keeps its value.
+    ///
+    /// # Errors
+    /// `Unsupported` for a container that was made without `linux.intelRdt`; the field whose line the kernel
+    /// refuses.
+    pub fn update_rdt(&self, schemas: &LinuxIntelRdt) -> Result<()> {
+        if !self.record.alive()? {
+            return Err(self.wrong_kind(ErrorKind::NotRunning, "update", "container not running"));
+        }
+        let Some(rdt) = &self.record.rdt else {
+            let reason = "the container was made without linux.intelRdt";
+            return Err(Error::unsupported("update", "linux.intelRdt", reason));
+        };
+        validate::intel_rdt(schemas)?;
+        rdt.check()?;
+        rdt.update(schemas)
+    }
+
     /// Figures of the cgroup.
     pub fn stats(&self) -> Result<Stats> {
         Ok(self.cgroup()?.stats())
@@ -496,11 +528,18 @@ impl Container {
     }
 }
 
-/// Kills what runs in the cgroup that the stored configuration names, and removes it.
+/// Kills what runs in the cgroup that the stored configuration names, and removes it, with what it names of resctrl.
 fn end_unrecorded(dir: &StateDir, id: &str) -> Result<()> {
     let recorded = unrecorded(dir, id)?;
     Cgroup::open(&recorded)?.kill(libc::SIGKILL)?;
-    recorded.delete()
+    recorded.delete()?;
+    let spec = dir.config().and_then(|json| spec::stored(&json));
+    let linux = spec.ok().and_then(|spec| spec.linux().clone()).unwrap_or_default();
+    match rdt::plan(&linux, id) {
+        Ok(Some(plan)) => plan.recorded().remove(),
+        // Without resctrl there is nothing of it.
+        _ => Ok(()),
+    }
 }
 
 /// The cgroup that the stored configuration of a container with a damaged record names.

@@ -16,6 +16,7 @@ use crate::hooks::Kind;
 use crate::host::Host;
 use crate::lifecycle::Hooks;
 use crate::messages::send_message;
+use crate::netdev;
 use crate::oom_score;
 use crate::options::{Console, CreateOptions, Parent, Start};
 use crate::plan::{self, Plan};
@@ -24,6 +25,7 @@ use crate::process::child::{self, Inherited, Waits};
 use crate::process::join::Around;
 use crate::process::parent::{Born, Running, Waiting};
 use crate::process::start;
+use crate::rdt;
 use crate::report::Process;
 use crate::requests::Creation;
 use crate::spec;
@@ -90,7 +92,7 @@ pub(crate) fn create(
     // After the name is taken: whose process that is, is told by its name. Before anything is recorded.
     plan.cgroup.refuse_occupied()?;
     let dir = undo.dir.as_ref().expect("set above");
-    dir.write_config(&spec::to_stored(&options.config.spec))?;
+    dir.write_config(&spec::to_stored(&options.config))?;
     dir.write_record(&undo.record)?;
     if notify.is_some() {
         dir.make_notify()?;
@@ -106,13 +108,19 @@ pub(crate) fn create(
     if let Some(owner) = plan.cgroup_owner {
         cgroup.delegate(owner, warnings)?;
     }
+    let rdt = plan.rdt.as_ref().map(rdt::Plan::create).transpose()?;
     // What was tolerated not to be made must not be missed by later commands.
     undo.record.cgroup = cgroup.recorded();
     let dir = undo.dir.as_ref().expect("set above");
     let born = fork(&plan, &host, &cgroup, dir, socket, options.parent)?;
     undo.poststop = Some(&plan.hooks);
-    let mut waiting = build(&plan, &host, born, warnings)?;
+    // Devices come back when what follows fails: the process is dead by then, its namespace is not.
+    let mut moved = None;
+    let mut waiting = build(&plan, &host, born, &mut moved, warnings)?;
     waiting.schedule(&plan.program.scheduling)?;
+    if let Some(rdt) = &rdt {
+        rdt.join(waiting.pid())?;
+    }
     let (start_time, _) = state::process_identity(waiting.pid())?.ok_or_else(|| {
         Error::new(ErrorKind::System, "read", "/proc/PID/stat", "the process is gone")
     })?;
@@ -129,6 +137,12 @@ pub(crate) fn create(
         options.pidfd_socket.as_deref(),
     )?;
     let (Running { pid, pidfd }, channel) = waiting.into_parts();
+    if let Some(moved) = moved {
+        moved.keep();
+    }
+    if let Some(rdt) = rdt {
+        rdt.keep();
+    }
     let dir = undo.dir.take().expect("set above");
     let record = undo.record.clone();
     Ok(Created {
@@ -153,6 +167,7 @@ fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
         owner: host.uid.as_raw(),
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: plan.cgroup.recorded(),
+        rdt: plan.rdt.as_ref().map(|rdt| rdt.recorded().clone()),
         options: Options {
             keyring: plan.keyring.as_ref().map(|keyring| keyring.number),
             systemd_cgroup: options.systemd_cgroup,
@@ -200,10 +215,17 @@ fn fork(
 }
 
 /// Helps and answers the child until it is ready.
-fn build(plan: &Plan, host: &Host, born: Born, warnings: &mut Vec<String>) -> Result<Waiting> {
+fn build(
+    plan: &Plan,
+    host: &Host,
+    born: Born,
+    moved: &mut Option<netdev::Moved>,
+    warnings: &mut Vec<String>,
+) -> Result<Waiting> {
     let maps = plan.maps.as_ref().filter(|_| !plan.order.child_makes_user_namespace());
     let maps = maps.map(|(maps, writer)| (maps, *writer));
-    born.help(maps, &host.proc)?.wait(&mut Creation { plan, proc: &host.proc, warnings })
+    let mut requests = Creation { plan, proc: &host.proc, moved, warnings };
+    born.help(maps, &host.proc)?.wait(&mut requests)
 }
 
 fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {

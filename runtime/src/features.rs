@@ -64,6 +64,7 @@ fn linux() -> LinuxFeature {
     namespaces.sort_by_key(|&kind| namespaces::file_name(namespaces::flag(kind)));
     let (modes, flags) = scheduler::memory_words();
     let memory_policy = MemoryPolicyBuilder::default().modes(modes).flags(flags);
+    let intel_rdt = IntelRdtBuilder::default().enabled(true).schemata(true).monitoring(true);
     let idmap = IDMapBuilder::default().enabled(true).build().expect(BUILT);
     LinuxFeatureBuilder::default()
         .namespaces(namespaces)
@@ -72,10 +73,10 @@ fn linux() -> LinuxFeature {
         .seccomp(seccomp())
         .apparmor(ApparmorBuilder::default().enabled(true).build().expect(BUILT))
         .selinux(SelinuxBuilder::default().enabled(true).build().expect(BUILT))
-        .intel_rdt(IntelRdtBuilder::default().enabled(false).build().expect(BUILT))
+        .intel_rdt(intel_rdt.build().expect(BUILT))
         .memory_policy(memory_policy.build().expect(BUILT))
         .mount_extensions(MountExtensionsBuilder::default().idmap(idmap).build().expect(BUILT))
-        .net_devices(NetDevicesBuilder::default().enabled(false).build().expect(BUILT))
+        .net_devices(NetDevicesBuilder::default().enabled(true).build().expect(BUILT))
         .build()
         .expect(BUILT)
 }

@@ -26,12 +26,15 @@ mod lsm;
 mod messages;
 mod mount;
 mod namespaces;
+mod netdev;
+mod netlink;
 mod notify;
 mod oom_score;
 mod options;
 mod plan;
 mod process;
 mod procfs;
+mod rdt;
 mod report;
 mod requests;
 mod rlimits;
@@ -65,7 +68,10 @@ pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, 
 pub use report::{Listing, Process, Report, Status};
 pub use rlimits::survive_file_size_limit;
 pub use seal::protect_own_binary;
-pub use spec::{Config, load_config, load_process, load_resources, parse_config, parse_process};
+pub use spec::{
+    Config, VmHardware, VmIoMemory, load_config, load_process, load_resources, parse_config,
+    parse_process,
+};
 pub use timestamp::{rfc3339, rfc3339_nano};
 pub use tty::{Terminal, copy_size, send_terminal, set_size};
 pub use watcher::confine_server;

@@ -19,10 +19,13 @@ use crate::lifecycle::Hooks;
 use crate::lsm;
 use crate::mount;
 use crate::namespaces::{self, Order};
+use crate::netdev;
+use crate::netlink;
 use crate::notify;
 use crate::options::{CreateOptions, Rootless};
 use crate::process::program::{self, Inherit, Program};
 use crate::procfs::Procfs;
+use crate::rdt;
 use crate::scheduler;
 use crate::seccomp;
 use crate::sys;
@@ -38,10 +41,12 @@ pub(crate) struct Plan {
     pub cgroup: cgroup::Plan,
     /// Who the cgroup is given to, when the container may write it.
     pub cgroup_owner: Option<Uid>,
+    pub rdt: Option<rdt::Plan>,
     pub namespaces: namespaces::Plan,
     pub order: Order,
     pub maps: Option<(Maps, Writer)>,
     pub uts: uts::Plan,
+    pub net_devices: Vec<netdev::Device>,
     pub keyring: Option<Keyring>,
     pub mounts: mount::Plan,
     pub sysctls: Vec<sysctl::Sysctl>,
@@ -58,7 +63,9 @@ pub(crate) struct Parts {
     pub order: Option<Order>,
     pub maps: Option<(Maps, Writer)>,
     pub uts: uts::Plan,
+    pub rdt: Option<Option<rdt::Plan>>,
     pub keyring: Option<Option<Keyring>>,
+    pub net_devices: Vec<netdev::Device>,
     pub mounts: Option<mount::Plan>,
     pub sysctls: Option<Vec<sysctl::Sysctl>>,
     pub hooks: Option<Hooks>,
@@ -77,7 +84,9 @@ impl Parts {
             order: self.order?,
             maps: self.maps,
             uts: self.uts,
+            rdt: self.rdt?,
             keyring: self.keyring?,
+            net_devices: self.net_devices,
             mounts,
             sysctls: self.sysctls?,
             hooks: self.hooks?,
@@ -109,12 +118,13 @@ pub(crate) fn parts(
 ) -> Result<Parts> {
     let asked = &options.config.spec;
     validate::validate(asked, faults, warnings)?;
+    faults.note(options.config.hardware.as_ref().map_or(Ok(()), validate::vm_hardware))?;
     let spec = match notify {
         Some(directory) => Cow::Owned(notify::with_socket(asked, directory)?),
         None => Cow::Borrowed(asked),
     };
     let spec = &*spec;
-    refuse_unsupported(spec, faults)?;
+    faults.note(check_agent(spec))?;
     if options.systemd_cgroup {
         faults.note(Err(Error::unsupported(
             "use",
@@ -123,9 +133,11 @@ pub(crate) fn parts(
         )))?;
     }
     let linux = spec.linux().clone().unwrap_or_default();
+    let net_devices = netdev::plan(&linux);
+    faults.note(refuse_to_move(&net_devices, host))?;
     let namespaces =
         namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), time_offsets(spec));
-    faults.note(refuse_to_change_own(spec, &namespaces, host))?;
+    faults.note(refuse_to_change_own(spec, &net_devices, &namespaces, host))?;
     let maps = namespaces.creates(libc::CLONE_NEWUSER).then(|| {
         let maps = idmap::plan(
             linux.uid_mappings().as_deref().unwrap_or_default(),
@@ -158,10 +170,12 @@ pub(crate) fn parts(
     Ok(Parts {
         cgroup,
         cgroup_owner,
+        rdt: faults.keep(rdt::plan(&linux, id))?,
         order,
         maps,
         uts: uts::Plan { hostname: spec.hostname().clone(), domainname: spec.domainname().clone() },
         keyring: faults.keep(Keyring::plan(id, number))?,
+        net_devices,
         mounts,
         sysctls: faults.keep(sysctl::plan(linux.sysctl().as_ref()))?,
         hooks: faults.keep(Hooks::plan(spec, id, &options.bundle))?,
@@ -248,6 +262,12 @@ impl Plan {
         sys::process::loopback_up().context("bring up", "lo")
     }
 
+    /// The socket by which the creator gives the container its network devices, if it has any.
+    pub(crate) fn network_socket(&self) -> Result<Option<netlink::Socket>> {
+        let open = || netlink::Socket::open().context("prepare for", "linux.netDevices");
+        (!self.net_devices.is_empty()).then(open).transpose()
+    }
+
     /// Joins the container's session keyring, labelled as the process will be.
     pub(crate) fn join_keyring(&self, proc: &Procfs) -> Result<()> {
         join_keyring(self.keyring.as_ref(), &self.program.labels, proc)
@@ -276,20 +296,16 @@ fn tolerance(options: &CreateOptions, host: &Host) -> Permission {
     }
 }
 
-/// A setting that is not implemented is an error: a container must not run without what its
-/// configuration asks for. (`vm` belongs to another wall.)
-fn refuse_unsupported(spec: &Spec, faults: &mut Faults) -> Result<()> {
-    let linux = spec.linux().as_ref();
-    let devices = linux.and_then(|linux| linux.net_devices().as_ref());
-    let asked = [
-        ("linux.intelRdt", linux.is_some_and(|linux| linux.intel_rdt().is_some())),
-        ("linux.netDevices", devices.is_some_and(|devices| !devices.is_empty())),
-    ];
-    for (field, _) in asked.iter().filter(|(_, asked)| *asked) {
-        let reason = "is not supported by this version of bulkhead";
-        faults.note(Err(Error::unsupported("apply", *field, reason)))?;
+/// Devices of the host are the host's root's to give.
+fn refuse_to_move(devices: &[netdev::Device], host: &Host) -> Result<()> {
+    match devices.first() {
+        Some(device) if !host.privileged() => Err(Error::unsupported(
+            "move",
+            &device.field,
+            "an ordinary user has no power over the host's network devices",
+        )),
+        _ => Ok(()),
     }
-    faults.note(check_agent(spec))
 }
 
 /// The agent's socket must be there before anything is made for a container that needs it.
@@ -304,7 +320,12 @@ fn check_agent(spec: &Spec) -> Result<()> {
 
 /// What is set in a joined namespace changes it for all who are in it. When it turns out to be the
 /// creator's own, that is the host.
-fn refuse_to_change_own(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Result<()> {
+fn refuse_to_change_own(
+    spec: &Spec,
+    devices: &[netdev::Device],
+    plan: &namespaces::Plan,
+    host: &Host,
+) -> Result<()> {
     use LinuxNamespaceType as Kind;
     let sysctls = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
     for (kind, word) in [(Kind::Network, "network"), (Kind::Ipc, "ipc"), (Kind::Uts, "uts")] {
@@ -312,7 +333,11 @@ fn refuse_to_change_own(spec: &Spec, plan: &namespaces::Plan, host: &Host) -> Re
             |is_set: bool, field: &str| (is_set && kind == Kind::Uts).then(|| field.to_owned());
         let set = sysctl::first_of(sysctls, kind)
             .or_else(|| named(spec.hostname().is_some(), "hostname"))
-            .or_else(|| named(spec.domainname().is_some(), "domainname"));
+            .or_else(|| named(spec.domainname().is_some(), "domainname"))
+            .or_else(|| {
+                let first = devices.first().filter(|_| kind == Kind::Network);
+                first.map(|device| device.field.clone())
+            });
         let flag = namespaces::flag(kind);
         let joined = plan.joined.iter().find(|join| join.flag == flag);
         if let (Some(field), Some(join)) = (set, joined)

@@ -13,6 +13,7 @@ use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
 use crate::hooks::Kind;
 use crate::idmap;
 use crate::mount::bind::{self, Wanted};
+use crate::netdev;
 use crate::oom_score;
 use crate::plan::Plan;
 use crate::process::program::Program;
@@ -63,6 +64,8 @@ impl Limits for Entry<'_> {
 pub(crate) struct Creation<'a> {
     pub plan: &'a Plan,
     pub proc: &'a Procfs,
+    /// The network devices that the container has got.
+    pub moved: &'a mut Option<netdev::Moved>,
     pub warnings: &'a mut Vec<String>,
 }
 
@@ -108,6 +111,12 @@ impl Creation<'_> {
             Some((maps, writer)) => maps.write(self.proc.as_fd(), pid, *writer),
             None => Ok(()),
         }
+    }
+
+    /// Moves network devices to the process `pid`, in whose namespace `socket` was opened.
+    pub(crate) fn net_devices(&mut self, socket: OwnedFd, pid: i32) -> Result<()> {
+        *self.moved = Some(netdev::move_all(&self.plan.net_devices, socket, pid)?);
+        Ok(())
     }
 
     /// Runs prestart and createRuntime hooks.

@@ -29,7 +29,7 @@ pub(crate) struct Scheduling {
 /// The scheduling of a validated process.
 pub(crate) fn plan(process: &Process) -> Scheduling {
     let attributes = process.scheduler().as_ref().map(|asked| Attributes {
-        policy: policy(*asked.policy()),
+        policy: number_of(*asked.policy()),
         flags: asked.flags().iter().flatten().fold(0, |all, &one| all | flag(one)),
         nice: asked.nice().unwrap_or(0),
         // Between 1 and 99, or 0.
@@ -51,17 +51,15 @@ pub(crate) fn plan(process: &Process) -> Scheduling {
 }
 
 /// Of `linux/sched.h`.
-fn policy(policy: Policy) -> u32 {
-    match policy {
-        Policy::SchedOther => 0,
-        Policy::SchedFifo => 1,
-        Policy::SchedRr => 2,
-        Policy::SchedBatch => 3,
-        Policy::SchedIso => 4,
-        Policy::SchedIdle => 5,
-        Policy::SchedDeadline => 6,
-    }
-}
+const POLICIES: [(Policy, u32); 7] = [
+    (Policy::SchedOther, 0),
+    (Policy::SchedFifo, 1),
+    (Policy::SchedRr, 2),
+    (Policy::SchedBatch, 3),
+    (Policy::SchedIso, 4),
+    (Policy::SchedIdle, 5),
+    (Policy::SchedDeadline, 6),
+];
 
 /// `SCHED_FLAG_*` of `linux/sched.h`.
 fn flag(flag: Flag) -> u64 {
@@ -74,6 +72,10 @@ fn flag(flag: Flag) -> u64 {
         Flag::SchedFlagUtilClampMin => 0x20,
         Flag::SchedFlagUtilClampMax => 0x40,
     }
+}
+
+fn number_of(policy: Policy) -> u32 {
+    POLICIES.iter().find(|(known, _)| *known == policy).map_or(0, |(_, number)| *number)
 }
 
 impl Scheduling {
@@ -98,7 +100,8 @@ impl Scheduling {
     pub(crate) fn apply(&self, pid: i32) -> Result<()> {
         let pid = Pid::from_raw(pid);
         if let Some(attributes) = &self.attributes {
-            sys::sched::set_attributes(pid, attributes).context("set", "process.scheduler")?;
+            let subject = format!("process.scheduler ({})", describe(attributes));
+            sys::sched::set_attributes(pid, attributes).context("set", subject)?;
         }
         if let Some((class, level)) = self.io {
             sys::sched::set_io_priority(pid, class, level)
@@ -106,6 +109,24 @@ impl Scheduling {
         }
         Ok(())
     }
+}
+
+/// A policy with what was asked of it.
+fn describe(attributes: &Attributes) -> String {
+    let policy = POLICIES.iter().find(|(_, number)| *number == attributes.policy);
+    let mut text = policy.map_or_else(String::new, |(policy, _)| policy.to_string());
+    let numbers = [
+        ("nice", i64::from(attributes.nice)),
+        ("priority", i64::from(attributes.priority)),
+        ("flags", attributes.flags.cast_signed()),
+        ("runtime", attributes.runtime.cast_signed()),
+        ("deadline", attributes.deadline.cast_signed()),
+        ("period", attributes.period.cast_signed()),
+    ];
+    for (name, number) in numbers.into_iter().filter(|(_, number)| *number != 0) {
+        text.push_str(&format!(", {name} {number}"));
+    }
+    text
 }
 
 /// CPUs of a process of `exec`: before it is in the container's cgroup, and after.
@@ -141,19 +162,25 @@ impl Affinity {
     pub(crate) fn enter(&self) -> Result<Home> {
         let Some(initial) = &self.initial else { return Ok(Home(None)) };
         let own = Pid::from_raw(0);
-        let subject = "process.execCPUAffinity.initial";
-        let home = sched_getaffinity(own).call("sched_getaffinity").context("read", subject)?;
-        sched_setaffinity(own, initial).call("sched_setaffinity").context("set", subject)?;
+        let subject = || format!("process.execCPUAffinity.initial {}", describe_cpus(initial));
+        let home = sched_getaffinity(own).call("sched_getaffinity").context("read", subject())?;
+        sched_setaffinity(own, initial).call("sched_setaffinity").context("set", subject())?;
         Ok(Home(Some(home)))
     }
 
-    /// Takes the process, which is in its cgroup, to the final CPUs. `None` when there are none: all of
-    /// the cgroup's are then meant.
+    /// Takes the process, which is in its cgroup, to the final CPUs. With initial ones alone, which those are
+    /// is the kernel's to say. `None` without either: all of the cgroup's are then meant.
     pub(crate) fn finish(&self) -> Option<Result<()>> {
-        let last = self.last.as_ref()?;
-        let set = sched_setaffinity(Pid::from_raw(0), last);
-        Some(set.call("sched_setaffinity").context("set", "process.execCPUAffinity.final"))
+        let Some(last) = &self.last else { return self.initial.map(|_| Ok(())) };
+        let set = sched_setaffinity(Pid::from_raw(0), last).call("sched_setaffinity");
+        Some(set.context("set", format!("process.execCPUAffinity.final {}", describe_cpus(last))))
     }
+}
+
+fn describe_cpus(set: &CpuSet) -> String {
+    let all = (0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false));
+    let texts: Vec<String> = all.map(|cpu| cpu.to_string()).collect();
+    format!("\"{}\"", texts.join(","))
 }
 
 /// The creator's own CPUs.
@@ -192,6 +219,8 @@ const FLAGS: [(MemoryFlag, i32); 3] = [
     (MemoryFlag::MpolFStaticNodes, 1 << 15),
 ];
 
+const ALL_FLAGS: i32 = 0b111 << 13;
+
 /// The names of the memory policies and of their flags.
 pub(crate) fn memory_words() -> (Vec<String>, Vec<String>) {
     let modes = MODES.iter().map(|(mode, _)| mode.to_string()).collect();
@@ -219,7 +248,16 @@ pub(crate) fn memory_policy(asked: &LinuxMemoryPolicy) -> Result<MemoryPolicy> {
 impl MemoryPolicy {
     /// Sets it for the calling process and what it will execute.
     pub(crate) fn apply(&self) -> Result<()> {
-        sys::sched::set_memory_policy(self.mode, &self.nodes).context("set", "linux.memoryPolicy")
+        let mode = MODES.iter().find(|(_, number)| *number == self.mode & !ALL_FLAGS);
+        let mode = mode.map_or_else(String::new, |(mode, _)| mode.to_string());
+        let nodes = (0..self.nodes.len() * 64).filter(|n| self.nodes[n / 64] >> (n % 64) & 1 != 0);
+        let nodes: Vec<String> = nodes.map(|node| node.to_string()).collect();
+        let flags = FLAGS.iter().filter(|(_, bit)| self.mode & bit != 0);
+        let flags: String = flags.map(|(flag, _)| format!(", {flag}")).collect();
+        sys::sched::set_memory_policy(self.mode, &self.nodes).context(
+            "set",
+            format!("linux.memoryPolicy ({mode}, nodes \"{}\"{flags})", nodes.join(",")),
+        )
     }
 }
 

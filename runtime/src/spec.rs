@@ -6,8 +6,8 @@
 //! rest, each error with its JSON path. What the types cannot hold is not silently lost: see
 //! [`Config`]. Rules between fields are in [`crate::validate`].
 //!
-//! The stored copy of a configuration is `serde_json::to_vec(&config.spec)`, read back by
-//! [`parse_config`]; the way there and back is the identity.
+//! The stored copy of a configuration ([`to_stored`]) can be read back by [`parse_config`]; the way there and
+//! back is the identity.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod grow;
@@ -15,6 +15,7 @@ mod json;
 #[cfg(test)]
 mod mutants;
 mod schema;
+mod vm;
 
 use std::fs::File;
 use std::io::Read;
@@ -29,6 +30,7 @@ use serde_json::Value;
 use crate::caps;
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 pub(crate) use json::member;
+pub use vm::{VmHardware, VmIoMemory};
 
 /// The longest file that is read. A configuration of 10,000 mounts has 3 MiB; `execve` takes 6 MiB
 /// of arguments and environment.
@@ -36,12 +38,19 @@ const LONGEST: u64 = 16 << 20;
 
 /// A parsed configuration.
 ///
-/// It holds every property of runtime-spec 1.3 for Linux, except `vm.hwConfig`, which `oci-spec` 0.10
-/// has no type for.
-#[derive(Clone, Debug)]
+/// It holds every property of runtime-spec 1.3 for Linux and for virtual machines.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The configuration as the specification's types.
     pub spec: Spec,
+    /// `vm.hwConfig`, which has no place in those.
+    pub hardware: Option<VmHardware>,
+}
+
+impl From<Spec> for Config {
+    fn from(spec: Spec) -> Self {
+        Self { spec, hardware: None }
+    }
 }
 
 /// Reads `config.json` of the bundle. Warnings: what the specification says to tolerate.
@@ -80,12 +89,25 @@ pub fn parse_config(json: &[u8], warnings: &mut Vec<String>) -> Result<Config> {
             }
         }
     }
+    let hardware = take_hardware(&mut value)?;
     let mut spec: Spec = typed(value, "config.json")?;
     check_version(spec.version())?;
     if let Some(process) = spec.process_mut() {
         process.set_exec_cpu_affinity(affinity);
     }
-    Ok(Config { spec })
+    Ok(Config { spec, hardware })
+}
+
+/// Takes `vm.hwConfig` out.
+fn take_hardware(config: &mut Value) -> Result<Option<VmHardware>> {
+    let vm = config.get_mut("vm").and_then(Value::as_object_mut);
+    match vm.and_then(|vm| vm.remove("hwConfig")) {
+        None | Some(Value::Null) => Ok(None),
+        Some(hardware) => {
+            let section = serde_json::json!({ "vm": { "hwConfig": hardware } });
+            typed::<vm::Section>(section, "vm.hwConfig").map(|section| Some(section.vm.hardware))
+        }
+    }
 }
 
 /// Every device but a FIFO has both numbers. The types take an absent one for 0.
@@ -103,8 +125,14 @@ fn need_device_numbers(linux: &Value) -> Result<()> {
 }
 
 /// The JSON of a configuration that was accepted, for the state directory.
-pub(crate) fn to_stored(spec: &Spec) -> Vec<u8> {
-    serde_json::to_vec(spec).expect("every map of a configuration has string keys")
+pub(crate) fn to_stored(config: &Config) -> Vec<u8> {
+    const KEYS: &str = "every map of a configuration has string keys";
+    let Some(hardware) = &config.hardware else {
+        return serde_json::to_vec(&config.spec).expect(KEYS);
+    };
+    let mut value = serde_json::to_value(&config.spec).expect(KEYS);
+    value["vm"]["hwConfig"] = serde_json::to_value(hardware).expect(KEYS);
+    serde_json::to_vec(&value).expect(KEYS)
 }
 
 /// Reads back what [`to_stored`] wrote. It was checked then.

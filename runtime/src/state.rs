@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup;
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
-use crate::sys;
+use crate::{rdt, sys};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
@@ -71,6 +71,9 @@ pub(crate) struct Record {
     pub owner: u32,
     pub annotations: BTreeMap<String, String>,
     pub cgroup: cgroup::Recorded,
+    /// Of a container with `linux.intelRdt`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<rdt::Recorded>,
     pub options: Options,
 }
 

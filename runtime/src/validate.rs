@@ -9,6 +9,7 @@ mod idmap;
 mod linux;
 mod process;
 mod resources;
+mod vm;
 
 use std::path::Path;
 
@@ -17,8 +18,10 @@ use oci_spec::runtime::{Hook, Hooks, LinuxNamespaceType as Kind, Mount, Spec};
 use crate::error::{Error, Result};
 use crate::faults::Faults;
 
+pub(crate) use linux::intel_rdt;
 pub(crate) use process::process;
 pub(crate) use resources::resources;
+pub(crate) use vm::vm_hardware;
 
 /// The longest container id: it is a file name.
 const LONGEST_ID: usize = 255;
@@ -69,6 +72,9 @@ pub(crate) fn validate(spec: &Spec, faults: &mut Faults, warnings: &mut Vec<Stri
     }
     if spec.annotations().iter().flatten().any(|(key, _)| key.is_empty()) {
         faults.note(Err(Error::invalid("annotations[\"\"]", "a key is empty")))?;
+    }
+    if let Some(part) = spec.vm() {
+        vm::vm(part)?;
     }
     if let Some(part) = spec.linux() {
         linux::linux(part, &namespaces, faults, warnings)?;

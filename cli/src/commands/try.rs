@@ -90,7 +90,7 @@ impl Try {
         mount_at("tmpfs", base, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755")?;
         let layers = Layers { base, ordinary };
         let bound = layers.build()?;
-        let config = Config { spec: self.spec(&layers.root(), &bound)? };
+        let config = Config::from(self.spec(&layers.root(), &bound)?);
         let options = CreateOptions {
             rootless: if ordinary { Rootless::Yes } else { session.rootless },
             ..CreateOptions::new(config, base.to_owned(), Start::Here)

@@ -2,6 +2,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use oci_spec::runtime::LinuxIntelRdt;
 use runtime::load_resources;
 use serde_json::{Map, Value};
 
@@ -57,10 +58,10 @@ pub struct Update {
     /// Number of processes
     #[arg(long, value_name = "n", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
-    /// Intel RDT schema of the L3 cache (not supported)
+    /// Intel RDT schema of the L3 cache, such as L3:0=7f0
     #[arg(long, value_name = "schema")]
     l3_cache_schema: Option<String>,
-    /// Intel RDT schema of memory bandwidth (not supported)
+    /// Intel RDT schema of memory bandwidth, such as MB:0=20
     #[arg(long, value_name = "schema")]
     mem_bw_schema: Option<String>,
     /// Accepted for old callers; kernels have no such limit
@@ -81,22 +82,20 @@ impl super::Command for Update {
         let container = session.container(&self.id)?;
         let json = match &self.resources {
             Some(path) => read(path)?,
-            None => self.document(session)?.to_string().into_bytes(),
+            None => self.document(session).to_string().into_bytes(),
         };
         let resources = session.warned(|warnings| load_resources(&json, warnings))?;
         session.warned(|warnings| container.update(&resources, warnings))?;
+        if let Some(schemas) = self.schemas() {
+            container.update_rdt(&schemas)?;
+        }
         Ok(0)
     }
 }
 
 impl Update {
     /// The flags as the document that `--resources` would read: one way to the limits, not two.
-    fn document(&self, session: &Session) -> Result<Value, Failure> {
-        let schemas =
-            [("l3-cache-schema", &self.l3_cache_schema), ("mem-bw-schema", &self.mem_bw_schema)];
-        if let Some((name, _)) = schemas.iter().find(|(_, value)| value.is_some()) {
-            return Err(Failure::message(format!("--{name}: not supported")));
-        }
+    fn document(&self, session: &Session) -> Value {
         let ignored = [
             ("kernel-memory", &self.kernel_memory),
             ("kernel-memory-tcp", &self.kernel_memory_tcp),
@@ -104,7 +103,18 @@ impl Update {
         for (name, _) in ignored.iter().filter(|(_, value)| value.is_some()) {
             session.log.warning(&format!("--{name} has no effect"));
         }
-        Ok(self.fields())
+        self.fields()
+    }
+
+    /// The schemas of the flags.
+    fn schemas(&self) -> Option<LinuxIntelRdt> {
+        if self.l3_cache_schema.is_none() && self.mem_bw_schema.is_none() {
+            return None;
+        }
+        let mut schemas = LinuxIntelRdt::default();
+        schemas.set_l3_cache_schema(self.l3_cache_schema.clone());
+        schemas.set_mem_bw_schema(self.mem_bw_schema.clone());
+        Some(schemas)
     }
 
     fn fields(&self) -> Value {

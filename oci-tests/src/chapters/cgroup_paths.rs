@@ -11,6 +11,7 @@ use crate::lab::cgroups::{either, hierarchies};
 /// Tests of this chapter.
 pub fn tests() -> Vec<Test> {
     let mut tests = paths();
+    tests.extend(unfit());
     tests.extend(refused());
     tests
 }
@@ -30,6 +31,111 @@ fn membership(pid: i32, controller: &str) -> Res<String> {
         Some(path) => Ok(path.to_owned()),
         None => fail(format!("process {pid} is in no cgroup: {text:?}")),
     }
+}
+
+/// Makes a cgroup of this test, in the hierarchy that freezes and others that the machine has.
+fn make(path: &str) -> Res {
+    for hierarchy in hierarchies() {
+        let dir = hierarchy.point.join(path.trim_start_matches('/'));
+        fs::create_dir_all(&dir)?;
+    }
+    Ok(())
+}
+
+/// Freezes a cgroup, or thaws it.
+fn freeze(path: &str, frozen: bool) -> Res {
+    let mut done = false;
+    for hierarchy in hierarchies() {
+        let dir = hierarchy.point.join(path.trim_start_matches('/'));
+        let (v1, v2) = (dir.join("freezer.state"), dir.join("cgroup.freeze"));
+        if v1.exists() {
+            fs::write(v1, if frozen { "FROZEN" } else { "THAWED" })?;
+            done = true;
+        } else if v2.exists() {
+            fs::write(v2, if frozen { "1" } else { "0" })?;
+            done = true;
+        }
+    }
+    if done { Ok(()) } else { skip("this machine has no freezer") }
+}
+
+/// `create` is refused for a cgroup that others use or have stopped, and leaves it alone.
+fn unfit() -> Vec<Test> {
+    let section = "config-linux#control-groups";
+    vec![
+        test(section, "F31", "a cgroup that holds processes is refused by name", |lab| {
+            let first = lab.create(&["pause"], |_| {})?;
+            let bundle =
+                lab.bundle(&["report"], |spec| spec["linux"]["cgroupsPath"] = json!(first.cgroup))?;
+            let output = lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
+            lab.quality(output.code != Some(0), "create succeeded")?;
+            lab.quality(output.err.contains(&first.cgroup), output.brief())?;
+            first.expect("created")?;
+            first.end()
+        }),
+        test(
+            section,
+            "F31",
+            "a cgroup that holds processes in a cgroup below it is refused",
+            |lab| {
+                let first = lab.create(&["pause"], |spec| {
+                    let path = format!(
+                        "{}/below",
+                        spec["linux"]["cgroupsPath"].as_str().unwrap_or_default()
+                    );
+                    spec["linux"]["cgroupsPath"] = json!(path);
+                })?;
+                let above = first.cgroup.trim_end_matches("/below").to_owned();
+                let bundle =
+                    lab.bundle(&["report"], |spec| spec["linux"]["cgroupsPath"] = json!(above))?;
+                let output =
+                    lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).output()?;
+                lab.quality(output.code != Some(0), "create succeeded")?;
+                lab.quality(output.err.contains(&above), output.brief())?;
+                first.expect("created")?;
+                first.end()
+            },
+        ),
+        test(section, "F31", "a frozen cgroup, and one below a frozen one, is refused", |lab| {
+            let path = format!("{}/{}-frozen", lab.cgroup_parent, lab.word);
+            for asked in [path.clone(), format!("{path}/below")] {
+                make(&path)?;
+                freeze(&path, true)?;
+                let bundle =
+                    lab.bundle(&["report"], |spec| spec["linux"]["cgroupsPath"] = json!(asked))?;
+                let output = lab.call(&["create", "--bundle", bundle.path(), &bundle.id]).output();
+                // Who went in must come out again.
+                freeze(&path, false)?;
+                crate::lab::cgroups::remove(&format!("{}-frozen", lab.word));
+                let output = output?;
+                lab.quality(output.code.is_some_and(|code| code != 0), "create did not refuse it")?;
+                lab.quality(output.err.contains("frozen"), output.brief())?;
+                lab.nothing_left()?;
+            }
+            Ok(())
+        }),
+        test("contract#exec", "F31", "exec below a frozen cgroup is an error, not a wait", |lab| {
+            let path = format!("{}/{}-frozen", lab.cgroup_parent, lab.word);
+            make(&path)?;
+            let mut container = lab.create(&["pause"], |spec| {
+                spec["linux"]["cgroupsPath"] = json!(format!("{path}/below"));
+            })?;
+            container.start()?;
+            container.ready()?;
+            freeze(&path, true)?;
+            let output = lab.call(&["exec", &container.id, "/bin/probe", "report"]).output();
+            freeze(&path, false)?;
+            let output = output?;
+            lab.quality(output.code.is_some_and(|code| code != 0), "exec did not refuse it")?;
+            lab.quality(
+                output.err.contains("frozen") || output.err.contains("paused"),
+                output.brief(),
+            )?;
+            container.end()?;
+            crate::lab::cgroups::remove(&format!("{}-frozen", lab.word));
+            Ok(())
+        }),
+    ]
 }
 
 fn paths() -> Vec<Test> {

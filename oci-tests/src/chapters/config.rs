@@ -14,7 +14,56 @@ pub fn tests() -> Vec<Test> {
     tests.extend(names());
     tests.extend(extensibility());
     tests.extend(malformed());
+    tests.extend(virtual_machine());
     tests
+}
+
+fn virtual_machine() -> Vec<Test> {
+    let section = "config-vm#vm";
+    let machine = || {
+        json!({
+            "hypervisor": { "path": "/no/such/hypervisor", "parameters": ["a=b"] },
+            "kernel": { "path": "/no/such/kernel", "initrd": "/no/such/initrd" },
+            "image": { "path": "/no/such/image", "format": "qcow2" },
+            "hwConfig": { "vcpus": 2, "memory": 1u64 << 30, "irqs": [11],
+                "iomems": [{ "firstGFN": 1, "firstMFN": 2, "nrMFNs": 3 }] },
+        })
+    };
+    let bad = move |field: &'static str, value: serde_json::Value| {
+        test(section, "F66 F67", format!("{field} = {value} is an error"), move |lab| {
+            let refused = lab.refused(|spec| {
+                spec["ociVersion"] = json!("1.3.0");
+                spec["vm"] = machine();
+                let pointer = format!("/vm/{}", field.replace('.', "/"));
+                if let Some(place) = spec.pointer_mut(&pointer) {
+                    *place = value.clone();
+                }
+            });
+            let named = refused.is_ok_and(|output| output.err.contains(&format!("vm.{field}")));
+            lab.quality(named, "it is accepted, or not named")
+        })
+    };
+    vec![
+        test(
+            section,
+            "F66 F67",
+            "a configuration for virtual machines too runs here",
+            move |lab| {
+                lab.report(|spec| {
+                    spec["ociVersion"] = json!("1.3.0");
+                    spec["vm"] = machine();
+                })
+                .map(drop)
+            },
+        ),
+        bad("hypervisor.path", json!("relative")),
+        bad("kernel.path", json!("")),
+        bad("kernel.initrd", json!("relative")),
+        bad("image.format", json!("iso")),
+        bad("hwConfig.vcpus", json!(0)),
+        bad("hwConfig.memory", json!(-1)),
+        bad("hwConfig.irqs", json!(["11"])),
+    ]
 }
 
 fn versions() -> Vec<Test> {

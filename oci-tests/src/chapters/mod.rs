@@ -5,6 +5,7 @@ mod binds;
 mod callers;
 mod cgroup_paths;
 mod cgroups;
+mod cgroups_rare;
 mod cgroups_v2;
 mod cgroups_v2_limits;
 mod check;
@@ -21,6 +22,7 @@ mod hostile;
 mod idmap;
 #[cfg(target_arch = "x86_64")]
 pub mod injection;
+mod intel_rdt;
 mod joined_pids;
 mod landlock;
 mod lifecycle;
@@ -28,9 +30,11 @@ mod limits;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod net_devices;
 mod odd;
 mod paths;
 mod process;
+mod refused_values;
 mod required;
 mod rootless;
 mod scheduling;
@@ -45,7 +49,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 34] = [
+    let chapters: [fn() -> Vec<Test>; 40] = [
         config::tests,
         required::tests,
         process::tests,
@@ -59,13 +63,17 @@ pub fn all() -> Vec<Test> {
         hooks::tests,
         namespaces::tests,
         joined_pids::tests,
+        net_devices::tests,
         devices::tests,
         cgroups::tests,
         cgroup_paths::tests,
+        cgroups_rare::tests,
+        refused_values::tests,
         cgroups_v2::tests,
         cgroups_v2_limits::tests,
         seccomp::tests,
         seccomp_notify::tests,
+        intel_rdt::tests,
         paths::tests,
         lifecycle::tests,
         exec::tests,

@@ -300,6 +300,21 @@ fn domains() -> Vec<Test> {
                 lab.report(|spec| spec["linux"]["personality"] = json!({ "domain": "LINUX" }))?;
             same("personality", &seen["personality"], json!(0))
         }),
+        test(section, "F61", "the domain is set before the seccomp filter", |lab| {
+            let seen = lab.report(|spec| {
+                spec["linux"]["personality"] = json!({ "domain": "LINUX32" });
+                spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW",
+                    "syscalls": [{ "names": ["personality"], "action": "SCMP_ACT_KILL_PROCESS" }] });
+            });
+            // The report itself asks, and is killed for it: uname tells instead.
+            ensure(seen.is_err(), "the filter lets personality through")?;
+            let seen = lab.probe(&["uname"], |spec| {
+                spec["linux"]["personality"] = json!({ "domain": "LINUX32" });
+                spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW",
+                    "syscalls": [{ "names": ["personality"], "action": "SCMP_ACT_KILL_PROCESS" }] });
+            })?;
+            same("machine", &seen["uname"], json!("i686"))
+        }),
         test(section, "F61", "an unknown domain is an error", |lab| {
             let refused =
                 lab.refused(|spec| spec["linux"]["personality"] = json!({ "domain": "XENIX" }));

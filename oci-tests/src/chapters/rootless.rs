@@ -234,6 +234,16 @@ pub fn tests() -> Vec<Test> {
             let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
             same("answer", &seen["syscall 140 0 0"]["value"], json!(77))
         }),
+        test(SECTION, "F28", "the host's network devices are not the user's to move", |lab| {
+            let bundle = bundle(lab, &["report"], |spec| {
+                namespace(spec, "network");
+                spec["linux"]["netDevices"] = json!({ "lo": { "name": "lo1" } });
+            })?;
+            let output = call(lab, &["create", "--bundle", bundle.path(), &bundle.id])?;
+            ensure(output.code != Some(0), "create succeeded")?;
+            lab.quality(output.err.contains("linux.netDevices"), output.brief())?;
+            lab.nothing_left()
+        }),
     ]
 }
 

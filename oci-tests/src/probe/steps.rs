@@ -63,6 +63,10 @@ pub fn step(verb: &str, args: &[&str]) -> Value {
         "errno-of" => json!(Errno::from_raw(number(args, 0) as i32).to_string()),
         "sleepers" => sleepers(number(args, 0)),
         "allocate" => allocate(number(args, 0)),
+        "uname" => match nix::sys::utsname::uname() {
+            Ok(names) => json!(names.machine().to_string_lossy()),
+            Err(errno) => json!({ "errno": name(errno as i32) }),
+        },
         "sethostname" => nix(nix::unistd::sethostname(path)),
         "stdin" => io(stdin()),
         "stderr" => io(io::stderr().write_all(args.join(" ").as_bytes()).map(|()| json!("ok"))),

@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use super::plan::Target;
 use super::resources::{Knob, Value, Version};
 use super::{Cgroup, Group, Permission, Plan, Recorded, RecordedGroup};
-use super::{knob, open_dir, open_path, rmdir, v1, v2};
+use super::{each_process, knob, open_dir, open_path, rmdir, v1, v2};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use crate::sys::bpf;
 
@@ -40,7 +40,7 @@ impl Plan {
         Recorded(self.targets.iter().map(recorded).collect())
     }
 
-    /// Refuses a cgroup that holds processes, before anything is recorded or made: they would share
+    /// Refuses a cgroup that holds processes, be it below, before anything is recorded or made: they would share
     /// the limits, and die with the container.
     ///
     /// # Errors
@@ -57,7 +57,7 @@ impl Plan {
     /// name what could not be limited.
     ///
     /// # Errors
-    /// The field whose limit could not be set, or the directory that could not be made.
+    /// A frozen cgroup, the field whose limit could not be set, or the directory that could not be made.
     pub fn create(&self, warnings: &mut Vec<String>) -> Result<Cgroup> {
         let mut made = Made(Vec::new());
         let mut groups = Vec::new();
@@ -81,6 +81,7 @@ impl Plan {
         }
         let clone_into = !self.no_births(Version::V2);
         let mut cgroup = Cgroup { groups, gone: Vec::new(), clone_into };
+        cgroup.refuse_frozen()?;
         self.restrict_devices(&cgroup, warnings)?;
         knob::apply(&self.knobs, &|knob| cgroup.dir_of(knob), warnings)?;
         cgroup.prepare_join()?;
@@ -221,10 +222,11 @@ fn make_dirs(mount: &OwnedFd, target: &Target, made: &mut Made) -> Result<bool, 
 }
 
 fn refuse_occupied(dir: &OwnedFd, at: &Path) -> Result<()> {
-    let procs = knob::read(dir, "cgroup.procs").context("read cgroup.procs of", quote(at))?;
-    if procs.is_empty() {
+    let mut count = 0;
+    each_process(dir, &mut |_| count += 1).context("list processes of", quote(at))?;
+    if count == 0 {
         return Ok(());
     }
-    let reason = format!("holds {} processes", procs.lines().count());
+    let reason = format!("holds {count} processes");
     Err(Error::new(ErrorKind::WrongState, "use cgroup", quote(at), reason))
 }

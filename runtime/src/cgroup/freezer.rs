@@ -85,6 +85,26 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Refuses a cgroup that is frozen, or below one that is: who enters it stops, and whoever waits for
+    /// that one waits too.
+    pub fn refuse_frozen(&self) -> Result<()> {
+        // Both files tell of what is above as well.
+        let (group, file) = match self.freezer() {
+            None => return Ok(()),
+            Some(Freezer::V1(group)) => (group, "freezer.state"),
+            Some(Freezer::V2(group)) => (group, "cgroup.events"),
+        };
+        let text =
+            knob::read(&group.dir, file).context("read freezer of", quote(&group.at.path))?;
+        if !text.lines().any(|line| matches!(line, "frozen 1" | "FROZEN" | "FREEZING")) {
+            return Ok(());
+        }
+        let reason = "it is frozen, or is below one that is";
+        Err(Error::new(ErrorKind::WrongState, "use cgroup", quote(&group.at.path), reason))
+    }
+}
+
 impl Freezer<'_> {
     fn thaw(&self) -> Result<()> {
         match self {

@@ -9,7 +9,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::write;
 
 use super::resources::{Absent, Knob, Value, Version, cpu_max};
-use crate::error::{Call, Error, Failure, Result};
+use crate::error::{Call, Error, ErrorKind, Failure, Result};
 
 /// Opens a file of a cgroup.
 pub(super) fn open(dir: impl AsFd, file: &str, flags: OFlag) -> Result<OwnedFd, Failure> {
@@ -22,7 +22,7 @@ pub(super) fn exists(dir: impl AsFd, file: &str) -> bool {
 }
 
 /// The whole text of a file.
-pub(super) fn read(dir: impl AsFd, file: &str) -> Result<String, Failure> {
+pub(crate) fn read(dir: impl AsFd, file: &str) -> Result<String, Failure> {
     let mut text = String::new();
     std::fs::File::from(open(dir, file, OFlag::O_RDONLY)?)
         .read_to_string(&mut text)
@@ -31,7 +31,7 @@ pub(super) fn read(dir: impl AsFd, file: &str) -> Result<String, Failure> {
 }
 
 /// Writes `value` in one call: the kernel takes each write for a whole setting.
-pub(super) fn put(dir: impl AsFd, file: &str, value: &str) -> Result<(), Failure> {
+pub(crate) fn put(dir: impl AsFd, file: &str, value: &str) -> Result<(), Failure> {
     put_open(&open(dir, file, OFlag::O_WRONLY)?, value)
 }
 
@@ -141,6 +141,7 @@ fn usage(dir: BorrowedFd<'_>, knob: &Knob) -> Option<u64> {
 
 fn below_use(dir: BorrowedFd<'_>, knob: &Knob, limit: i64) -> Error {
     let used = usage(dir, knob).unwrap_or_default();
-    let reason = format!("limit {limit} is below the {used} bytes in use");
-    Error::new(crate::error::ErrorKind::System, "set", &knob.field, reason)
+    let file = knob.choices.first().map_or("", |(file, _)| file);
+    let reason = format!("is below the {used} bytes in use");
+    Error::new(ErrorKind::System, "set", subject(knob, file, &limit.to_string()), reason)
 }

@@ -18,7 +18,7 @@ pub(crate) mod delegate;
 mod devices;
 mod freezer;
 mod kill;
-mod knob;
+pub(crate) mod knob;
 pub(crate) mod layout;
 mod mark;
 mod oom;
@@ -118,7 +118,7 @@ pub(crate) struct Cgroup {
 }
 
 /// Opens `relative` beneath `base`, as a place and not for reading.
-fn open_dir(base: impl AsFd, relative: &Path) -> Result<OwnedFd, Failure> {
+pub(crate) fn open_dir(base: impl AsFd, relative: &Path) -> Result<OwnedFd, Failure> {
     let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
@@ -126,7 +126,7 @@ fn open_dir(base: impl AsFd, relative: &Path) -> Result<OwnedFd, Failure> {
     openat2(base, relative, how).call("openat2")
 }
 
-fn open_path(path: &Path) -> Result<OwnedFd, Failure> {
+pub(crate) fn open_path(path: &Path) -> Result<OwnedFd, Failure> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     open(path, flags, Mode::empty()).call("open")
 }
@@ -340,11 +340,19 @@ impl Cgroup {
 
 /// Adds the processes of `dir` and of everything below it.
 fn members(dir: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Failure> {
-    match knob::read(dir, "cgroup.procs") {
-        // 0 stands for a process that this pid namespace does not see.
-        Ok(text) => {
-            pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p != 0))
+    // 0 stands for a process that this pid namespace does not see.
+    each_process(dir, &mut |pid| {
+        if pid != 0 {
+            pids.insert(pid);
         }
+    })
+}
+
+/// Calls `found` for each process of `dir` and of everything below it, with 0 for those that this pid
+/// namespace does not see.
+fn each_process(dir: &OwnedFd, found: &mut dyn FnMut(i32)) -> Result<(), Failure> {
+    match knob::read(dir, "cgroup.procs") {
+        Ok(text) => text.lines().filter_map(|l| l.parse().ok()).for_each(&mut *found),
         // A threaded cgroup's processes are listed by the domain above it.
         Err(f) if f.errno == Errno::EOPNOTSUPP => {}
         Err(f) if vanished(f.errno) => return Ok(()),
@@ -352,7 +360,7 @@ fn members(dir: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Failure> {
     }
     for name in children(dir)? {
         match open_dir(dir, Path::new(OsStr::from_bytes(name.to_bytes()))) {
-            Ok(child) => members(&child, pids)?,
+            Ok(child) => each_process(&child, found)?,
             Err(f) if vanished(f.errno) => {}
             Err(f) => return Err(f),
         }

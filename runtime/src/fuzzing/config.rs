@@ -33,7 +33,7 @@ pub fn config(input: &[u8]) {
         Ok(config) => config,
         Err(error) => return refused(&error, input, "config.json"),
     };
-    let stored = spec::to_stored(&config.spec);
+    let stored = spec::to_stored(&config);
     assert_eq!(spec::stored(&stored).expect("was written by us"), config.spec);
     let again = spec::parse_config(input, &mut Vec::new()).expect("was accepted before");
     for (host, notify) in hosts().iter().zip([None, Some(Path::new("/run/c/notify"))]) {

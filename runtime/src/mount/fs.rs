@@ -62,7 +62,8 @@ pub(super) fn filled(
     if let Some(label) = label.filter(|_| !UNLABELLED.contains(&fstype)) {
         fsconfig_string(fs, c"context", label).map_err(logged)?;
     }
-    fsconfig_create(fs).map_err(logged)?;
+    // Some file systems look at their options only here (devpts before Linux 6.10, overlay before 6.5).
+    fsconfig_create(fs).map_err(|failure| with_log(fs, failure, &mount.subject_with_data()))?;
     fsmount(fs, attributes).map_err(logged)
 }
 
@@ -92,8 +93,8 @@ fn configure(mount: &Mount, fstype: &CStr, fs: BorrowedFd<'_>) -> Result<()> {
             None => fsconfig_flag(fs, &data.key),
         };
         result.map_err(|failure| {
-            let field = format!("{}.options[{}]", mount.field(), data.option);
-            with_log(fs, failure, &format!("{} ({field})", mount.destination()))
+            let option = format!("{}.options[{}] {}", mount.field(), data.option, data.quoted());
+            with_log(fs, failure, &format!("{} ({option})", mount.destination()))
         })?;
     }
     Ok(())
@@ -216,7 +217,7 @@ fn classic(
     let path = format!("/proc/self/fd/{}", target.fd.as_raw_fd());
     nix::mount::mount(Some(source), path.as_str(), Some(fstype), flags, Some(data.as_slice()))
         .call("mount")
-        .context("mount", mount.subject())?;
+        .context("mount", mount.subject_with_data())?;
     // The handle is below the new mount; the name, looked up again, ends on top. If somebody has
     // renamed the place since, it is mounted all the same, but not to be found.
     let top = attach::open(root, &mount.target, attach::Links::Follow)

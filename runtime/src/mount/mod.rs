@@ -129,6 +129,18 @@ impl Mount {
         format!("{} ({})", self.destination(), self.field())
     }
 
+    /// The destination and all data options, for when the kernel does not say which one it refuses.
+    pub(crate) fn subject_with_data(&self) -> String {
+        let options = self.options.data.iter();
+        let options: Vec<String> = options
+            .map(|data| format!("{}.options[{}] {}", self.field(), data.option, data.quoted()))
+            .collect();
+        match options.is_empty() {
+            true => self.subject(),
+            false => format!("{} ({})", self.destination(), options.join(", ")),
+        }
+    }
+
     /// The destination in quotes.
     pub(crate) fn destination(&self) -> String {
         quote(Path::new("/").join(OsStr::from_bytes(self.target.to_bytes())))
@@ -321,6 +333,13 @@ fn plan_mount(
     if let (Kind::Bind(_), Some(data)) = (&kind, options.data.first()) {
         // The kernel would ignore it, and a size or mode that was asked for would not be there.
         let reason = format!("{:?} is for a file system, and a bind mount makes none", data.key);
+        return Err(Error::invalid(format!("{field}.options[{}]", data.option), reason));
+    }
+    if let (Kind::Cgroup, Some(data)) = (&kind, options.data.first())
+        && !(facts.cgroup_namespace && facts.layout.v1.is_empty())
+    {
+        // What is shown is the host's mount, whose options are not this container's to change.
+        let reason = format!("{} has no effect on a cgroup mount here", data.quoted());
         return Err(Error::invalid(format!("{field}.options[{}]", data.option), reason));
     }
     if options.copy_up && !matches!(&kind, Kind::Filesystem(name) if name.as_c_str() == c"tmpfs") {

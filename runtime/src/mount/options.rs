@@ -202,6 +202,17 @@ pub(crate) struct Parameter {
     pub value: Option<CString>,
 }
 
+impl Parameter {
+    /// As it was asked for: in quotes, and no longer than a line.
+    pub(crate) fn quoted(&self) -> String {
+        const LONGEST: usize = 100;
+        let value = self.value.as_ref().map(|value| [b"=", value.to_bytes()].concat());
+        let text = [self.key.to_bytes(), &value.unwrap_or_default()].concat();
+        let shown = String::from_utf8_lossy(&text[..text.len().min(LONGEST)]);
+        format!("{shown:?}{}", if text.len() > LONGEST { "..." } else { "" })
+    }
+}
+
 /// The options of one mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Options {

@@ -755,7 +755,7 @@ fn long_values_and_kernel_messages() {
         for (mounts, expected) in [
             (
                 tmpfs("sise=1"),
-                "mount \"/t\" (mounts[0].options[1]) (tmpfs: Unknown parameter 'sise'): fsconfig: EINVAL",
+                "mount \"/t\" (mounts[0].options[1] \"sise=1\") (tmpfs: Unknown parameter 'sise'): fsconfig: EINVAL",
             ),
             (tmpfs("size=x"), "(tmpfs: Bad value for 'size'): fsconfig: EINVAL"),
             (

@@ -38,6 +38,9 @@ pub(crate) enum FromChild {
     /// Namespaces and mounts are made, the root is not entered: the prestart and createRuntime hooks
     /// are due; answered by [`FromCreator::Done`].
     HooksDue,
+    /// A netlink socket of the container's network namespace comes with this, for the devices that are to
+    /// be moved there; answered by [`FromCreator::Done`].
+    NetDevices,
     /// Has made its user namespace itself and wants the id maps written; answered by
     /// [`FromCreator::Done`].
     Maps,
@@ -271,6 +274,7 @@ impl Frame for FromChild {
             Self::Failed(error) => (to.tag(12), to.error(error)).1,
             Self::Maps => to.tag(13),
             Self::Procfs => to.tag(14),
+            Self::NetDevices => to.tag(15),
         }
     }
 
@@ -290,6 +294,7 @@ impl Frame for FromChild {
             12 => Self::Failed(from.error()?),
             13 => Self::Maps,
             14 => Self::Procfs,
+            15 => Self::NetDevices,
             _ => return None,
         })
     }

@@ -117,6 +117,7 @@ fn build(
     enter_cgroup(plan, cgroup)?;
     plan.uts.apply()?;
     plan.bring_loopback_up()?;
+    get_network_devices(plan, channel)?;
     plan.join_keyring(proc)?;
     let mut root = mount::Root::open(&plan.mounts, &mut creator)?;
     let pids = ahead.as_ref().map_or(mount::Pids::Own, join::Ahead::pids);
@@ -193,6 +194,13 @@ fn enter_cgroup(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
         sys::process::unshare(libc::CLONE_NEWCGROUP).context("make", "a cgroup namespace")?;
     }
     Ok(())
+}
+
+/// Lets the creator move network devices in.
+fn get_network_devices(plan: &Plan, channel: &Channel) -> Result<()> {
+    let Some(socket) = plan.network_socket()? else { return Ok(()) };
+    channel.send(&FromChild::NetDevices, Some(socket.as_fd())).context("ask", "the creator")?;
+    done(channel)
 }
 
 /// Lets the creator run its hooks, then runs those of the container's namespaces.

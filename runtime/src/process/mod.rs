@@ -11,6 +11,8 @@
 //!                  │ ── Done ──────────────────────────▶ │  child makes itself)
 //!     write maps   │                                     │
 //!                  │ ── Go ────────────────────────────▶ │ (only with any other new user namespace)
+//!     move devices │ ◀─────────────── NetDevices(socket)─│ (only with network devices)
+//!                  │ ── Done ──────────────────────────▶ │
 //!                  │                                     │ cgroup, host name, sysctl, mounts
 //!     answer       │ ◀── Rootfs, BindSource, Idmap ───── │ (only what the child may not do itself)
 //!                  │ ── Descriptor, Done ──────────────▶ │

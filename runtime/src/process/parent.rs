@@ -127,6 +127,9 @@ impl Building {
                 (FromChild::Idmap(n), Some(tree)) => {
                     requests.idmap(n as usize, tree, pid).map(|()| None)
                 }
+                (FromChild::NetDevices, Some(socket)) => {
+                    requests.net_devices(socket, pid).map(|()| None)
+                }
                 (FromChild::Maps, _) => requests.maps(pid).map(|()| None),
                 (FromChild::HooksDue, _) => requests.hooks(pid).map(|()| None),
                 (FromChild::Reborn(pid), Some(pidfd)) => {

@@ -190,7 +190,7 @@ impl Program {
         if let Some(persona) = self.personality {
             nix::sys::personality::set(persona)
                 .call("personality")
-                .context("set", "linux.personality")?;
+                .context("set", format!("linux.personality {persona:?}"))?;
         }
         self.memory_policy.as_ref().map_or(Ok(()), MemoryPolicy::apply)?;
         self.labels.apply_on_exec(proc)

@@ -297,4 +297,22 @@ const VM: Shape = Object(&[
     opt("hypervisor", Object(&[opt("path", Text), opt("parameters", TEXTS)])),
     req("kernel", Object(&[req("path", Text), opt("parameters", TEXTS), opt("initrd", Text)])),
     opt("image", Object(&[opt("path", Text), opt("format", Text)])),
+    opt(
+        "hwConfig",
+        Object(&[
+            opt("deviceTree", Text),
+            opt("vcpus", Number),
+            opt("memory", Number),
+            opt("dtdevs", TEXTS),
+            opt(
+                "iomems",
+                List(&Object(&[
+                    opt("firstGFN", Number),
+                    req("firstMFN", Number),
+                    req("nrMFNs", Number),
+                ])),
+            ),
+            opt("irqs", NUMBERS),
+        ]),
+    ),
 ]);

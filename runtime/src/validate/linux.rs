@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceType, LinuxMemoryPolicy, LinuxNamespaceType as Kind,
-    LinuxSeccomp, LinuxSeccompAction as Action, MemoryPolicyModeType as Mode,
+    Linux, LinuxDevice, LinuxDeviceType, LinuxIntelRdt, LinuxMemoryPolicy,
+    LinuxNamespaceType as Kind, LinuxSeccomp, LinuxSeccompAction as Action,
+    MemoryPolicyModeType as Mode,
 };
 
 use super::resources::{MAJOR, MINOR};
 use super::{Namespaces, Origin, absolute, list, no_nul, resources, within};
 use crate::error::{Error, Result};
 use crate::faults::Faults;
-use crate::{spec, sysctl};
+use crate::{netdev, rdt, spec, sysctl};
 
 /// `MAX_ERRNO` of the kernel.
 const MAX_ERRNO: u32 = 4095;
@@ -65,14 +66,8 @@ pub(super) fn linux(
     }
     time_offsets(linux, namespaces, faults)?;
     net_devices(linux, namespaces, faults)?;
-    if let Some(id) = linux.intel_rdt().as_ref().and_then(|rdt| rdt.clos_id().as_deref()) {
-        // A name of a directory below resctrl; "/" alone is its root (1.3).
-        if id == "." || id == ".." || (id.contains('/') && id != "/") {
-            faults.note(Err(Error::invalid(
-                "linux.intelRdt.closID",
-                format!("{id:?} is not the name of a directory"),
-            )))?;
-        }
+    if let Some(rdt) = linux.intel_rdt() {
+        faults.note(intel_rdt(rdt))?;
     }
     if let Some(policy) = linux.memory_policy() {
         faults.note(memory_policy(policy))?;
@@ -207,6 +202,37 @@ fn time_offsets(linux: &Linux, namespaces: &Namespaces, faults: &mut Faults) -> 
     Ok(())
 }
 
+/// Checks the schemas and the class of service.
+pub(crate) fn intel_rdt(asked: &LinuxIntelRdt) -> Result<()> {
+    let class = asked.clos_id().as_deref().unwrap_or_default();
+    // A name of a directory below resctrl; "/" alone is its root (1.3).
+    if !class.is_empty() && class != "/" && !rdt::is_name(class) {
+        let reason = format!("{class:?} is not the name of a class of service");
+        return Err(Error::invalid("linux.intelRdt.closID", reason));
+    }
+    let plain = |field: String, text: &str, prefix: &str| {
+        let reason = match text {
+            _ if text.contains(['\n', '\0']) => "is more than one line".to_owned(),
+            _ if !text.contains(':') => "is not a line such as L3:0=7f".to_owned(),
+            _ if !text.starts_with(prefix) => format!("does not begin with {prefix}"),
+            _ => return Ok(()),
+        };
+        Err(Error::invalid(field, format!("{text:?} {reason}")))
+    };
+    for (name, text, prefix) in [
+        ("l3CacheSchema", asked.l3_cache_schema(), "L3"),
+        ("memBwSchema", asked.mem_bw_schema(), "MB:"),
+    ] {
+        if let Some(text) = text.as_deref().filter(|text| !text.is_empty()) {
+            plain(format!("linux.intelRdt.{name}"), text, prefix)?;
+        }
+    }
+    for (index, text) in list(asked.schemata()).iter().enumerate() {
+        plain(format!("linux.intelRdt.schemata[{index}]"), text, "")?;
+    }
+    Ok(())
+}
+
 fn net_devices(linux: &Linux, namespaces: &Namespaces, faults: &mut Faults) -> Result<()> {
     let mut targets: Vec<&str> = Vec::new();
     let mut devices: Vec<_> = linux.net_devices().iter().flatten().collect();
@@ -215,8 +241,13 @@ fn net_devices(linux: &Linux, namespaces: &Namespaces, faults: &mut Faults) -> R
         let field = format!("linux.netDevices[{name:?}]");
         faults.note(namespaces.need(Kind::Network, &field))?;
         faults.note(interface_name(&field, name))?;
-        let target = device.name().as_deref().unwrap_or(name);
+        let target = netdev::target_name(device.name().as_deref(), name);
         faults.note(interface_name(&format!("{field}.name"), target))?;
+        // As `dev_alloc_name()` of the kernel.
+        if target.contains('%') && (!target.contains("%d") || target.matches('%').count() > 1) {
+            let reason = format!("{target:?} has another template than one %d");
+            faults.note(Err(Error::invalid(format!("{field}.name"), reason)))?;
+        }
         // `%d` is a template: the kernel fills in the first free number.
         if targets.contains(&target) && !target.contains("%d") {
             faults.note(Err(Error::invalid(

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::spec::parse_config;
+use crate::spec::{self, parse_config};
 
 /// Has one of everything that a change below builds on.
 fn base() -> Value {
@@ -122,6 +122,7 @@ fn verdict(config: &Value) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     let parsed = parse_config(config.to_string().as_bytes(), &mut warnings)?;
     validate(&parsed.spec, &mut Faults::First, &mut warnings)?;
+    parsed.hardware.as_ref().map_or(Ok(()), vm_hardware)?;
     Ok(warnings)
 }
 
@@ -372,6 +373,10 @@ fn words_are_known_or_refused() {
         ("linux.readonlyPaths[0]", json!("../x")),
         ("linux.intelRdt.closID", json!("..")),
         ("linux.intelRdt.closID", json!("a/b")),
+        ("linux.intelRdt.closID", json!("info")),
+        ("linux.intelRdt.l3CacheSchema", json!("L3:0=f\n")),
+        ("linux.intelRdt.memBwSchema", json!("L3:0=f")),
+        ("linux.intelRdt.schemata[0]", json!("")),
         ("linux.memoryPolicy.mode", json!("MPOL_X")),
         ("linux.memoryPolicy.flags", json!(["MPOL_F_X"])),
         ("linux.memoryPolicy.nodes", json!("x")),
@@ -504,6 +509,8 @@ fn contradictions_are_refused() {
             "linux.memoryPolicy.nodes",
         ),
         ("linux.netDevices", json!({"a/b": {}}), "linux.netDevices[\"a/b\"]"),
+        ("linux.netDevices", json!({"e": {"name": "a%s"}}), "linux.netDevices[\"e\"].name"),
+        ("linux.netDevices", json!({"e": {"name": "%d%d"}}), "linux.netDevices[\"e\"].name"),
         (
             "linux.netDevices",
             json!({"e": {"name": "x".repeat(16)}}),
@@ -607,17 +614,71 @@ fn a_damaged_configuration_never_panics() {
     assert!(accepted < 4000);
 }
 
+/// All of `config-vm.md`.
+fn virtual_machine() -> Value {
+    json!({
+        "hypervisor": {"path": "/bin/hv", "parameters": ["a=b"]},
+        "kernel": {"path": "/k", "parameters": ["a"], "initrd": "/i"},
+        "image": {"path": "/r.img", "format": "raw"},
+        "hwConfig": {
+            "deviceTree": "/tree.dtb", "vcpus": 2, "memory": 1 << 30, "dtdevs": ["/soc/x"],
+            "iomems": [{"firstGFN": 1, "firstMFN": 2, "nrMFNs": 3}, {"firstMFN": 0, "nrMFNs": 1}],
+            "irqs": [11, 112]
+        }
+    })
+}
+
+#[test]
+fn a_virtual_machine_is_checked() {
+    let with = |path: &str, value: Value| {
+        let mut config = base();
+        change(&mut config, "vm", Some(virtual_machine()));
+        change(&mut config, path, Some(value));
+        verdict(&config).unwrap_err().to_string()
+    };
+    let cases = [
+        ("vm.hypervisor.path", json!("hv"), "vm.hypervisor.path"),
+        ("vm.hypervisor.parameters", json!("a"), "vm.hypervisor.parameters"),
+        ("vm.kernel", json!({}), "vm.kernel.path"),
+        ("vm.kernel.path", json!(""), "vm.kernel.path"),
+        ("vm.kernel.path", json!("k"), "vm.kernel.path"),
+        ("vm.kernel.initrd", json!("i"), "vm.kernel.initrd"),
+        ("vm.image.path", json!("x"), "vm.image.path"),
+        ("vm.image.format", json!("iso"), "vm.image.format"),
+        ("vm.hwConfig", json!([]), "vm.hwConfig"),
+        ("vm.hwConfig.vcpus", json!(0), "vm.hwConfig.vcpus"),
+        ("vm.hwConfig.vcpus", json!(1_u64 << 32), "vm.hwConfig.vcpus"),
+        ("vm.hwConfig.memory", json!(-1), "vm.hwConfig.memory"),
+        ("vm.hwConfig.memory", json!(0), "vm.hwConfig.memory"),
+        ("vm.hwConfig.dtdevs[0]", json!(1), "vm.hwConfig.dtdevs[0]"),
+        ("vm.hwConfig.iomems[0].firstMFN", json!(u64::MAX), "vm.hwConfig.iomems[0].firstMFN"),
+        ("vm.hwConfig.iomems[0].firstGFN", json!(u64::MAX), "vm.hwConfig.iomems[0].firstGFN"),
+        ("vm.hwConfig.iomems[1].nrMFNs", json!(0), "vm.hwConfig.iomems[1].nrMFNs"),
+        ("vm.hwConfig.iomems[1]", json!({"firstMFN": 1}), "vm.hwConfig.iomems[1].nrMFNs"),
+        ("vm.hwConfig.irqs[1]", json!(-1), "vm.hwConfig.irqs[1]"),
+    ];
+    for (path, value, field) in cases {
+        let error = with(path, value.clone());
+        let named = [" ", ":"].iter().any(|end| error.contains(&format!("{field}{end}")));
+        assert!(named, "{path} = {value}: {error}");
+    }
+}
+
 #[test]
 fn the_stored_copy_is_the_configuration() {
     let mut config = base();
     let flags = json!(["SCHED_FLAG_DL_OVERRUN", "SCHED_RESET_ON_FORK"]);
     change(&mut config, "process.scheduler.flags", Some(flags));
-    change(&mut config, "vm", Some(json!({"kernel": {"path": "/k", "parameters": ["a"]}})));
+    change(&mut config, "vm", Some(virtual_machine()));
     let mut warnings = Vec::new();
-    let first = parse_config(config.to_string().as_bytes(), &mut warnings).unwrap().spec;
-    let stored = serde_json::to_vec(&first).unwrap();
-    let second = parse_config(&stored, &mut warnings).unwrap().spec;
+    let first = parse_config(config.to_string().as_bytes(), &mut warnings).unwrap();
+    let stored = spec::to_stored(&first);
+    let second = parse_config(&stored, &mut warnings).unwrap();
     assert_eq!(first, second);
+    assert_eq!(second.hardware.as_ref().unwrap().iomems[1].first_guest_frame, None);
+    let kept: Value = serde_json::from_slice(&stored).unwrap();
+    assert_eq!(kept["vm"], virtual_machine());
+    let second = second.spec;
     assert_eq!(warnings, Vec::<String>::new());
     let process = second.process().as_ref().unwrap();
     let affinity = process.exec_cpu_affinity().as_ref().unwrap();
