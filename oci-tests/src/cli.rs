@@ -1,12 +1,13 @@
 //! The suite's command line.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::chapters;
 use crate::compare;
 use crate::lab::cgroups::Layout;
-use crate::outcome::{Outcome, Verdict};
+use crate::options::{self, find};
+use crate::outcome::{Outcome, Verdict, count};
 use crate::runner::{self, Place, Plan};
 
 const USAGE: &str = "\
@@ -19,77 +20,61 @@ The runtime is --runtime, else $RUNTIME, else this workspace's own binary.
 A filter's words must all occur in a test's title; the exit code is 0 only without a `not ok`.
 ";
 
-/// The options of all commands.
-#[derive(Default)]
-pub struct Options {
-    runtime: Option<PathBuf>,
-    filter: Vec<String>,
-    jobs: Option<usize>,
+/// The options.
+struct Options {
+    common: options::Options,
     layout: Option<Layout>,
     summary: bool,
-    list: bool,
-    others: Vec<String>,
 }
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self, String> {
-        let mut options = Self::default();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            let mut value = || words.next().cloned().ok_or(format!("{word} needs a value"));
-            match word.as_str() {
-                "--runtime" => options.runtime = Some(value()?.into()),
-                "--filter" => options.filter.extend(value()?.split_whitespace().map(str::to_owned)),
-                "--jobs" => {
-                    options.jobs = Some(value()?.parse().map_err(|_| "--jobs needs a number")?)
-                }
+        let (mut layout, mut summary) = (None, false);
+        let common = options::Options::parse(words, |word, value| {
+            match word {
                 "--cgroups" => {
-                    options.layout =
+                    layout =
                         Some(Layout::parse(&value()?).ok_or("--cgroups needs host, v1 or v2")?);
                 }
                 "--format" => match value()?.as_str() {
-                    "tap" => options.summary = false,
-                    "summary" => options.summary = true,
+                    "tap" => summary = false,
+                    "summary" => summary = true,
                     other => return Err(format!("--format {other} is not tap or summary")),
                 },
-                "--list" => options.list = true,
-                "--help" | "-h" => return Err(String::new()),
-                other if other.starts_with('-') => return Err(format!("{other} is not an option")),
-                other => options.others.push(other.to_owned()),
+                _ => return Ok(false),
             }
-        }
-        Ok(options)
-    }
-
-    fn indices(&self) -> Vec<usize> {
-        let tests = chapters::all();
-        let wanted = |title: &str| self.filter.iter().all(|word| title.contains(word.as_str()));
-        (0..tests.len()).filter(|index| wanted(&tests[*index].title())).collect()
+            Ok(true)
+        })?;
+        Ok(Self { common, layout, summary })
     }
 
     /// The plan for one runtime.
-    pub fn plan(&self, runtime: PathBuf) -> Plan {
-        Plan { runtime, indices: self.indices(), jobs: self.jobs.unwrap_or(2), layout: self.layout }
+    fn plan(&self, runtime: PathBuf) -> Plan {
+        let tests = chapters::all();
+        let chosen = (0..tests.len()).filter(|index| self.common.wants(&tests[*index].title()));
+        let jobs = self.common.jobs.unwrap_or(2);
+        Plan { runtime, indices: chosen.collect(), jobs, layout: self.layout }
     }
 }
 
 /// Runs the command line; answers the exit code.
 pub fn main(words: &[String]) -> i32 {
-    let compare = words.first().is_some_and(|word| word == "compare");
-    let options = match Options::parse(&words[usize::from(compare)..]) {
+    let options = match Options::parse(words) {
         Ok(options) => options,
         Err(reason) => {
-            eprint!("{reason}{}{USAGE}", if reason.is_empty() { "" } else { "\n" });
-            return if reason.is_empty() { 0 } else { 2 };
+            let (text, code) = options::refusal(&reason, USAGE);
+            eprint!("{text}");
+            return code;
         }
     };
-    if options.list {
-        for (number, test) in chapters::all().iter().enumerate() {
-            println!("{:4} {}", number + 1, test.title());
+    if options.common.list {
+        let titles = chapters::all().into_iter().map(|test| test.title()).enumerate();
+        for (number, title) in titles.filter(|(_, title)| options.common.wants(title)) {
+            println!("{:4} {title}", number + 1);
         }
         return 0;
     }
-    let result = if compare { compare_all(&options) } else { run_one(&options) };
+    let result = if options.common.compare { compare_all(&options) } else { run_one(&options) };
     result.unwrap_or_else(|reason| {
         eprintln!("oci-tests: {reason}");
         2
@@ -97,11 +82,7 @@ pub fn main(words: &[String]) -> i32 {
 }
 
 fn run_one(options: &Options) -> Result<i32, String> {
-    if let Some(word) = options.others.first() {
-        return Err(format!("{word} is not a command"));
-    }
-    let runtime = options.runtime.clone().or_else(|| std::env::var_os("RUNTIME").map(Into::into));
-    let runtime = find(&runtime.unwrap_or_else(own_runtime))?;
+    let runtime = options.common.one()?;
     let plan = options.plan(runtime.clone());
     let place = Place::new(&[runtime])
         .map_err(|error| format!("prepare a place for tests (root is needed): {error}"))?;
@@ -115,31 +96,28 @@ fn run_one(options: &Options) -> Result<i32, String> {
         }
     });
     drop(place);
-    if options.summary {
-        print!("{}", compare::table(&[(plan.runtime.display().to_string(), outcomes.clone())]));
-    }
-    let count = |verdict| outcomes.iter().filter(|outcome| outcome.verdict == verdict).count();
-    println!(
-        "# {}: {} ok, {} not ok, {} skipped in {:.1} s",
-        plan.runtime.display(),
-        count(Verdict::Ok),
-        count(Verdict::NotOk),
-        count(Verdict::Skip),
+    let name = plan.runtime.display().to_string();
+    let failed = count(&outcomes, Verdict::NotOk);
+    let closing = format!(
+        "# {name}: {} ok, {failed} not ok, {} skipped in {:.1} s",
+        count(&outcomes, Verdict::Ok),
+        count(&outcomes, Verdict::Skip),
         started.elapsed().as_secs_f32()
     );
-    Ok(i32::from(count(Verdict::NotOk) > 0))
+    if options.summary {
+        print!("{}", compare::table(&[(name, outcomes)]));
+    }
+    println!("{closing}");
+    Ok(i32::from(failed > 0))
 }
 
 fn compare_all(options: &Options) -> Result<i32, String> {
-    if options.others.is_empty() {
-        return Err("compare needs runtimes".into());
-    }
-    let found = options.others.iter().map(|name| find(&PathBuf::from(name)));
-    let runtimes = found.collect::<Result<Vec<_>, _>>()?;
+    let names = &options.common.others;
+    let runtimes = names.iter().map(|name| find(Path::new(name))).collect::<Result<Vec<_>, _>>()?;
     let place = Place::new(&runtimes)
         .map_err(|error| format!("prepare a place for tests (root is needed): {error}"))?;
     let mut columns = Vec::new();
-    for (name, runtime) in options.others.iter().zip(runtimes) {
+    for (name, runtime) in names.iter().zip(runtimes) {
         let plan = options.plan(runtime);
         eprintln!("# running {name}");
         columns.push((name.clone(), runner::run(&place, &plan, |_, _| {})));
@@ -160,27 +138,4 @@ fn print_tap(number: usize, outcome: &Outcome) {
     }
     print!("{text}");
     let _ = std::io::stdout().flush();
-}
-
-/// The absolute path of a runtime given as a path or a name in PATH.
-fn find(runtime: &std::path::Path) -> Result<PathBuf, String> {
-    if runtime.components().count() > 1 || runtime.exists() {
-        return runtime
-            .canonicalize()
-            .map_err(|error| format!("runtime {}: {error}", runtime.display()));
-    }
-    let path = std::env::var("PATH").unwrap_or_default();
-    let found =
-        path.split(':').map(|dir| PathBuf::from(dir).join(runtime)).find(|file| file.is_file());
-    found.ok_or(format!("runtime {} is not in PATH", runtime.display()))
-}
-
-/// `bulkhead` beside this program, else in the release directory, else in the debug one.
-fn own_runtime() -> PathBuf {
-    let own = std::env::current_exe().unwrap_or_default();
-    let profile = own.parent().map(PathBuf::from).unwrap_or_default();
-    let target = profile.parent().map(PathBuf::from).unwrap_or_default();
-    let places =
-        [target.join("release/bulkhead"), profile.join("bulkhead"), target.join("debug/bulkhead")];
-    places.iter().find(|path| path.exists()).unwrap_or(&places[0]).clone()
 }

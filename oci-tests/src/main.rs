@@ -27,7 +27,7 @@ mod question;
 mod runner;
 mod worker;
 
-use oci_tests::{compare, devices, outcome, shield, sys};
+use oci_tests::{compare, devices, options, outcome, shield, sys};
 
 /// What a test is, and how it judges.
 mod check {

@@ -2,13 +2,15 @@
 //!
 //! `oci-tests` asks a runtime directly, `integration` by way of the programs that call runtimes. Both
 //! judge with [`check`], protect the machine with [`shield`] and [`devices`], find and remove cgroups
-//! with [`cgroups`], and show results side by side with [`compare`].
+//! with [`cgroups`], read their command lines with [`options`], and show results side by side with
+//! [`compare`].
 
 pub mod cgroups;
 pub mod check;
 pub mod compare;
 pub mod devices;
 pub mod kind;
+pub mod options;
 pub mod outcome;
 pub mod process;
 pub mod shield;

@@ -24,14 +24,17 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("top shows the processes", "F139 F140", top),
         scenario("stats show memory and processes", "F141", stats),
         scenario("pause and unpause", "F137", pause),
+        scenario("copy into and out of a paused container", "F137", copy_paused),
         scenario("update changes limits", "F141", update),
         scenario("a health check turns healthy, then unhealthy", "F150", health),
         scenario("events: create, start, exec, die, oom", "F142", events),
         scenario("memory that runs out is told", "F142", oom),
         scenario("restart on failure, and by command", "F150", restart),
+        scenario("restart always, but not after stop", "F150", restart_always),
         scenario("start once more, rename, copy, diff, commit", "F136", others),
         scenario("init collects orphans", "F154", init),
         scenario("a killed dockerd finds its containers again", "F160", live_restore),
+        scenario("dockerd restarted: output, exec, what ended meanwhile", "F160", restarted_daemon),
         scenario("a killed shim: the container has ended", "F160", killed_shim),
     ]
 }
@@ -56,10 +59,20 @@ fn early_exits(stage: &Stage) -> Res {
 fn info(stage: &Stage) -> Res {
     let info =
         docker(stage, &["info", "--format", "{{json .Runtimes}} {{.DefaultRuntime}}"]).must()?;
-    has("info", &info, &stage.runtime.display().to_string())?;
-    ensure(info.ends_with(super::NAME), info)?;
+    ensure(info.ends_with(super::NAME), &info)?;
     let name = sleeping(stage, &["--runtime", super::NAME])?;
-    eq("runtime", &inspect(stage, &name, "/HostConfig/Runtime")?, &super::NAME.into())
+    eq("runtime", &inspect(stage, &name, "/HostConfig/Runtime")?, &super::NAME.into())?;
+    // What a runtime is that has no path, is not told.
+    let shim = match &stage.shim {
+        Some(_) => "containerd-shim-bulkhead-v2",
+        None => {
+            has("info", &info, &stage.runtime.display().to_string())?;
+            "containerd-shim-runc-v2"
+        }
+    };
+    let id = inspect(stage, &name, "/Id")?;
+    let found = crate::left::find_process(shim, id.as_str().unwrap_or_default());
+    ensure(found.is_some(), format!("no {shim} runs for the container"))
 }
 
 fn stop(stage: &Stage) -> Res {
@@ -192,9 +205,11 @@ fn stats(stage: &Stage) -> Res {
     ensure(!text.starts_with("0B "), format!("no memory in {text}"))
 }
 
+/// Writes a new number into /tick for as long as it runs.
+const TICKING: &str = "n=0; while :; do n=$((n+1)); echo $n > /tick; sleep 0.02; done";
+
 fn pause(stage: &Stage) -> Res {
-    let name =
-        running(stage, &[], &["sh", "-c", "while :; do date +%N > /tick; sleep 0.02; done"])?;
+    let name = running(stage, &[], &["sh", "-c", TICKING])?;
     docker(stage, &["pause", &name]).must()?;
     eq("status", &inspect(stage, &name, "/State/Status")?, &"paused".into())?;
     let refused = exec(stage, &name, &["true"])?;
@@ -290,6 +305,36 @@ fn restart(stage: &Stage) -> Res {
     ensure(inspect(stage, &name, "/State/Pid")? != pid, "the process is the old one")
 }
 
+fn restart_always(stage: &Stage) -> Res {
+    let name = sleeping(stage, &["--restart", "always"])?;
+    let pid = inspect(stage, &name, "/State/Pid")?;
+    let first = pid.as_i64().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
+    kill(Pid::from_raw(first), Signal::SIGKILL)?;
+    stage.until("it runs again", || {
+        let now = inspect(stage, &name, "/State")?;
+        Ok(now["Running"] == true && now["Pid"] != pid && now["Pid"] != 0)
+    })?;
+    eq("restarts", &inspect(stage, &name, "/RestartCount")?, &1.into())?;
+    docker(stage, &["stop", "--time", "0", &name]).must()?;
+    eq("status after stop", &inspect(stage, &name, "/State/Status")?, &"exited".into())?;
+    eq("restarts after stop", &inspect(stage, &name, "/RestartCount")?, &1.into())
+}
+
+fn copy_paused(stage: &Stage) -> Res {
+    let name = running(stage, &[], &["sh", "-c", TICKING])?;
+    docker(stage, &["pause", &name]).must()?;
+    let file = stage.path("into-paused");
+    std::fs::write(&file, "copied while paused\n")?;
+    docker(stage, &["cp", &file, &format!("{name}:/tmp/in")]).must()?;
+    let out = stage.path("out-of-paused");
+    docker(stage, &["cp", &format!("{name}:/tmp/in"), &out]).must()?;
+    eq("copied out", &std::fs::read_to_string(&out)?.as_str(), &"copied while paused\n")?;
+    eq("status", &inspect(stage, &name, "/State/Status")?, &"paused".into())?;
+    docker(stage, &["unpause", &name]).must()?;
+    let seen = exec(stage, &name, &["cat", "/tmp/in"])?.out;
+    eq("seen inside", &seen.as_str(), &"copied while paused\n")
+}
+
 fn others(stage: &Stage) -> Res {
     let name = running(stage, &[], &["sh", "-c", "echo made >/made"])?;
     docker(stage, &["wait", &name]).must()?;
@@ -338,6 +383,45 @@ fn live_restore(stage: &Stage) -> Res {
     docker(stage, &["kill", &name]).must()?;
     eq("exit code", &docker(stage, &["wait", &name]).must()?.as_str(), &"137")?;
     has("a new one", &sh_ok(stage, &[], "echo new")?, "new")
+}
+
+fn restarted_daemon(stage: &Stage) -> Res {
+    let writer = running(
+        stage,
+        &["--interactive"],
+        &["sh", "-c", "n=0; while :; do n=$((n+1)); echo $n | tee /tick; sleep 0.02; done"],
+    )?;
+    let dir = stage.path("meanwhile");
+    std::fs::create_dir_all(&dir)?;
+    let volume = format!("{dir}:/mnt");
+    let line = "until test -e /mnt/go; do sleep 0.02; done; touch /mnt/gone; exit 7";
+    let ender = running(stage, &["--volume", &volume], &["sh", "-c", line])?;
+    let pid = inspect(stage, &writer, "/State/Pid")?;
+    let Some(daemon) = stage.take_daemon() else {
+        return fail("dockerd does not run");
+    };
+    daemon.stop()?;
+    std::fs::write(format!("{dir}/go"), "")?;
+    stage.until("a container goes on without dockerd", || {
+        Ok(std::path::Path::new(&format!("{dir}/gone")).exists())
+    })?;
+    stage.keep(again(stage)?);
+    until(stage, &ender, "/State/Status", "exited")?;
+    // containerd 2.x takes a shim of its own for a leaked one when no process of the container is left.
+    let code = if stage.newer_shim() { 255 } else { 7 };
+    eq("exit code of what ended", &inspect(stage, &ender, "/State/ExitCode")?, &code.into())?;
+    eq("pid of the other", &inspect(stage, &writer, "/State/Pid")?, &pid)?;
+    let ticks = exec(stage, &writer, &["cat", "/tick"])?.out;
+    stage.until("output after the restart", || {
+        let logs = docker(stage, &["logs", "--tail", "1", &writer]).must()?;
+        Ok(number(&logs) > number(&ticks))
+    })?;
+    docker(stage, &["stop", "--time", "0", &writer]).must()?;
+    eq("exit code", &inspect(stage, &writer, "/State/ExitCode")?, &137.into())
+}
+
+fn number(text: &str) -> u64 {
+    text.trim().parse().unwrap_or_default()
 }
 
 fn killed_shim(stage: &Stage) -> Res {

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 use oci_tests::cgroups;
 use oci_tests::check::{Res, fail};
 use oci_tests::process::Output;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::daemon::Daemon;
 use crate::images::BOX;
 use crate::scenario::Client;
-use crate::stage::{Cmd, Stage};
+use crate::stage::{Cmd, Stage, search_path};
 
 /// Docker with the runtime as its default.
 pub const CLIENT: Client = Client {
@@ -55,6 +55,9 @@ pub const REMAPPED: Client = Client {
 /// The name under which Docker knows the runtime.
 const NAME: &str = "tested";
 
+/// The name by which Docker finds the shim in PATH.
+const SHIM: &str = "io.containerd.bulkhead.v2";
+
 fn emptied(stage: &Stage) -> Vec<String> {
     let run = stage.dir.join("docker/exec");
     let names = [
@@ -62,7 +65,22 @@ fn emptied(stage: &Stage) -> Vec<String> {
         "runtime-runc/moby",
         "containerd/daemon/io.containerd.runtime.v2.task/moby",
     ];
-    names.iter().map(|name| run.join(name).display().to_string()).collect()
+    let mut dirs: Vec<String> =
+        names.iter().map(|name| run.join(name).display().to_string()).collect();
+    // containerd's own shim leaves its socket there when it is killed.
+    if stage.shim.is_some() {
+        dirs.extend(["/run/containerd/bulkhead/moby", "/run/containerd/s"].map(str::to_owned));
+    }
+    dirs
+}
+
+/// What daemon.json says of the runtime.
+fn configuration(stage: &Stage) -> Value {
+    let runtime = match &stage.shim {
+        Some(_) => json!({ "runtimeType": SHIM }),
+        None => json!({ "path": stage.runtime }),
+    };
+    json!({ "runtimes": { NAME: runtime }, "default-runtime": NAME })
 }
 
 fn open(stage: &Stage, options: &[&str]) -> Res {
@@ -70,8 +88,11 @@ fn open(stage: &Stage, options: &[&str]) -> Res {
     std::fs::create_dir_all(dir.join("bin"))?;
     // BuildKit knows one name only, and looks it up in PATH.
     std::os::unix::fs::symlink(&stage.runtime, dir.join("bin/runc"))?;
+    if let Some(shim) = &stage.shim {
+        std::os::unix::fs::symlink(shim, dir.join("bin/containerd-shim-bulkhead-v2"))?;
+    }
     stage.set_env("DOCKER_HOST", format!("unix://{}", dir.join("docker.sock").display()));
-    std::fs::write(dir.join("daemon.json"), "{}")?;
+    std::fs::write(dir.join("daemon.json"), configuration(stage).to_string())?;
     std::fs::write(dir.join("options"), options.join("\n"))?;
     stage.keep(again(stage)?);
     let archive = stage.images.join("box.tar").display().to_string();
@@ -91,14 +112,11 @@ fn again(stage: &Stage) -> Res<Daemon> {
         "overlay2",
         "--bip",
         "10.98.0.1/24",
-        "--default-runtime",
-        NAME,
         "--cgroup-parent",
     ]
     .map(str::to_owned)
     .into();
     words.push(format!("/{}", stage.word));
-    words.extend(["--add-runtime".to_owned(), format!("{NAME}={}", stage.runtime.display())]);
     for (option, name) in [
         ("--config-file", "daemon.json"),
         ("--data-root", "data"),
@@ -110,7 +128,7 @@ fn again(stage: &Stage) -> Res<Daemon> {
     words.extend(["--host".to_owned(), format!("unix://{}", path("docker.sock"))]);
     words.extend(options.lines().map(str::to_owned));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let search = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", path("bin"));
+    let search = format!("{}:{}", path("bin"), search_path(&stage.programs));
     let ready = || Ok(docker(stage, &["version"]).output()?.code == Some(0));
     Daemon::start(stage, &words, &[("PATH", &search)], ready)
 }
