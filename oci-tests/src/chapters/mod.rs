@@ -25,6 +25,7 @@ mod limits;
 mod mount_options;
 mod mounts;
 mod namespaces;
+mod no_cgroup;
 mod odd;
 mod paths;
 mod process;
@@ -41,7 +42,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 32] = [
+    let chapters: [fn() -> Vec<Test>; 33] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Test> {
         features::tests,
         failure::tests,
         sigkill::tests,
+        no_cgroup::tests,
         odd::tests,
         rootless::tests,
         landlock::tests,

@@ -19,6 +19,7 @@ mod freezer;
 mod kill;
 mod knob;
 pub(crate) mod layout;
+mod none;
 mod oom;
 mod plan;
 mod remove;
@@ -45,6 +46,7 @@ use nix::unistd::Pid;
 use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use none::{NO_CGROUP, NOWHERE, plan_none};
 pub(crate) use plan::{Permission, Plan, plan};
 
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};

@@ -43,13 +43,12 @@ fn configure(stage: &Stage) -> Res {
     std::fs::create_dir_all(path(""))?;
     let name = runtime_name(stage);
     // Podman decides by the runtime's name what it can do: this is what users of bulkhead write too.
-    // "No cgroup" is asked for by an option of crun's, --cgroup-manager=disabled.
     let engine = format!(
         "[containers]\ninit_path = \"/usr/bin/catatonit\"\n\
          [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
          infra_image = \"{PAUSE}\"\ntmp_dir = \"{}\"\nruntime = \"{name}\"\n\
          runtime_supports_json = [\"bulkhead\", \"crun\", \"runc\"]\n\
-         runtime_supports_nocgroup = [\"crun\"]\n\
+         runtime_supports_nocgroup = [\"bulkhead\", \"crun\"]\n\
          [engine.runtimes]\n{name} = [\"{}\"]\n\
          [network]\nnetwork_backend = \"cni\"\n",
         path("tmp"),
