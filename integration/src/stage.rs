@@ -34,6 +34,8 @@ pub fn search_path(programs: &Option<PathBuf>) -> String {
 
 /// One client's surroundings.
 pub struct Stage {
+    /// Place in `clients::ALL`.
+    pub client: usize,
     /// The program under test.
     pub runtime: PathBuf,
     /// Which it is.
@@ -69,6 +71,7 @@ impl Stage {
             ("LC_ALL", "C.UTF-8".to_owned()),
         ];
         Ok(Self {
+            client: job.client,
             runtime: job.runtime.clone(),
             kind: Kind::of(&job.runtime),
             shim: job.shim.clone(),

@@ -9,6 +9,7 @@ mod containerd;
 mod cri;
 mod docker;
 mod docs;
+mod engine;
 mod podman;
 
 /// All clients, in the order of lists and results.

@@ -4,7 +4,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use oci_tests::check::{Res, ensure, eq, fail, has};
 
-use super::{again, docker, exec, inspect, knob, name, run, running, sh, sh_ok, sleeping, until};
+use super::{
+    again, docker, exec, inspect, knob, name, run, running, sh, sh_ok, shared, sleeping, until,
+};
 use crate::scenario::{Scenario, scenario};
 use crate::stage::Stage;
 use crate::terminal::Terminal;
@@ -16,9 +18,9 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("the daemon knows the runtime, and uses it", "F144", info),
         scenario("stop, kill, wait: exit codes 143, 137 and the program's", "F148 F150", stop),
         scenario("exec: output, exit code, user, directory, environment", "F150", exec_code),
-        scenario("standard input of run and of exec", "F153", stdin),
-        scenario("a terminal: size, resize, exit code", "F152 F154", terminal),
-        scenario("a terminal of an exec: size, resize", "F152 F154", exec_terminal),
+        scenario("standard input of run and of exec", "F153", shared::stdin),
+        scenario("a terminal: size, resize, exit code", "F152 F154", shared::terminal),
+        scenario("a terminal of an exec: size, resize", "F152 F154", shared::exec_terminal),
         scenario("attach, and detach by keys", "F152", attach),
         scenario("logs keep both streams", "F153", logs),
         scenario("top shows the processes", "F139 F140", top),
@@ -32,7 +34,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("restart on failure, and by command", "F150", restart),
         scenario("restart always, but not after stop", "F150", restart_always),
         scenario("start once more, rename, copy, diff, commit", "F136", others),
-        scenario("init collects orphans", "F154", init),
+        scenario("init collects orphans", "F154", shared::init),
         scenario("a killed dockerd finds its containers again", "F160", live_restore),
         scenario("dockerd restarted: output, exec, what ended meanwhile", "F160", restarted_daemon),
         scenario("a killed shim: the container has ended", "F160", killed_shim),
@@ -122,42 +124,6 @@ fn exec_code(stage: &Stage) -> Res {
     stage.until("a detached exec", || {
         Ok(exec(stage, &name, &["test", "-e", "/detached"])?.code == Some(0))
     })
-}
-
-fn stdin(stage: &Stage) -> Res {
-    let cmd =
-        run(stage, &["--rm", "--interactive", "--network", "none"], &["sh", "-c", "cat; echo end"]);
-    eq("output", &cmd.input("one\ntwo\n").must()?.as_str(), &"one\ntwo\nend")?;
-    let name = sleeping(stage, &[])?;
-    let cmd = docker(stage, &["exec", "--interactive", &name, "sh", "-c", "cat; echo end"]);
-    eq("output of exec", &cmd.input("three\n").must()?.as_str(), &"three\nend")
-}
-
-fn terminal(stage: &Stage) -> Res {
-    let (mut ours, theirs) = Terminal::open((101, 37))?;
-    let line = "tty; echo ready; while :; do \
-                case $(stty size 2>/dev/null) in '33 90') echo now 33 90; exit 5;; esac; sleep 0.02; done";
-    let name = name(stage);
-    let options = ["--rm", "--tty", "--interactive", "--network", "none", "--name", &name];
-    let running = run(stage, &options, &["sh", "-c", line]).on_terminal(theirs).spawn()?;
-    ours.until(stage, "/dev/pts/0")?;
-    ours.until(stage, "ready")?;
-    ours.resize_until(stage, (90, 33), "now 33 90")?;
-    eq("exit code", &running.wait(stage)?.code, &Some(5))
-}
-
-fn exec_terminal(stage: &Stage) -> Res {
-    let name = sleeping(stage, &[])?;
-    let (mut ours, theirs) = Terminal::open((101, 37))?;
-    let line = "tty; echo ready; read word; echo got $word; while :; do \
-                case $(stty size 2>/dev/null) in '22 77') echo now 22 77; exit 6;; esac; sleep 0.02; done";
-    let words = ["exec", "--tty", "--interactive", &name, "sh", "-c", line];
-    let running = docker(stage, &words).on_terminal(theirs).spawn()?;
-    ours.until(stage, "ready")?;
-    ours.write("word\n")?;
-    ours.until(stage, "got word")?;
-    ours.resize_until(stage, (77, 22), "now 22 77")?;
-    eq("exit code", &running.wait(stage)?.code, &Some(6))
 }
 
 fn attach(stage: &Stage) -> Res {
@@ -356,18 +322,6 @@ fn others(stage: &Stage) -> Res {
     docker(stage, &["rename", &sleeper, &other]).must()?;
     stage.later(&["docker", "rm", "--force", &other]);
     eq("exec by the new name", &exec(stage, &other, &["true"])?.code, &Some(0))
-}
-
-fn init(stage: &Stage) -> Res {
-    let name = sleeping(stage, &["--init"])?;
-    let first = exec(stage, &name, &["cat", "/proc/1/comm"])?.out;
-    ensure(first.contains("init") || first.contains("tini"), format!("pid 1 is {first}"))?;
-    exec(stage, &name, &["sh", "-c", "(sleep 0.1 &)"])?;
-    stage.until("no zombie", || {
-        let text = exec(stage, &name, &["ps", "-o", "pid,stat,comm"])?.out;
-        Ok(!text.contains(" Z"))
-    })?;
-    eq("exit code comes through", &sh(stage, &["--init"], "exit 11")?.code, &Some(11))
 }
 
 fn live_restore(stage: &Stage) -> Res {

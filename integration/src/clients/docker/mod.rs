@@ -5,17 +5,15 @@ mod configuration;
 mod life;
 mod mistakes;
 
-use std::path::PathBuf;
-
-use oci_tests::cgroups;
-use oci_tests::check::{Res, fail};
-use oci_tests::process::Output;
+use oci_tests::check::Res;
 use serde_json::{Value, json};
 
+use super::engine::{
+    call as docker, exec, inspect, knob, name, run, running, sh, sh_ok, shared, sleeping, until,
+};
 use crate::daemon::Daemon;
-use crate::images::BOX;
 use crate::scenario::Client;
-use crate::stage::{Cmd, Stage, search_path};
+use crate::stage::{Stage, search_path};
 
 /// Docker with the runtime as its default.
 pub const CLIENT: Client = Client {
@@ -131,90 +129,4 @@ fn again(stage: &Stage) -> Res<Daemon> {
     let search = format!("{}:{}", path("bin"), search_path(&stage.programs));
     let ready = || Ok(docker(stage, &["version"]).output()?.code == Some(0));
     Daemon::start(stage, &words, &[("PATH", &search)], ready)
-}
-
-fn docker<'s>(stage: &'s Stage, words: &[&str]) -> Cmd<'s> {
-    stage.cmd(&["docker"]).args(words)
-}
-
-/// A fresh container name, removed after the scenario.
-fn name(stage: &Stage) -> String {
-    let name = format!("c{}", stage.next());
-    stage.later(&["docker", "rm", "--force", "--volumes", &name]);
-    name
-}
-
-/// `docker run OPTIONS box COMMAND`.
-fn run<'s>(stage: &'s Stage, options: &[&str], command: &[&str]) -> Cmd<'s> {
-    docker(stage, &["run"]).args(options).args(&[BOX]).args(command)
-}
-
-/// `docker run --rm` of a shell line; answers how it ended.
-fn sh(stage: &Stage, options: &[&str], line: &str) -> Res<Output> {
-    let name = name(stage);
-    let mut all = vec!["--rm", "--network", "none", "--name", &name];
-    if options.contains(&"--network") {
-        all.drain(1..3);
-    }
-    all.extend_from_slice(options);
-    run(stage, &all, &["sh", "-c", line]).output()
-}
-
-/// The same, which must end well; answers what it printed.
-fn sh_ok(stage: &Stage, options: &[&str], line: &str) -> Res<String> {
-    let output = sh(stage, options, line)?;
-    match output.code {
-        Some(0) => Ok(output.out.trim().to_owned()),
-        _ => fail(format!("{line}: {} {}", output.brief(), output.out.trim())),
-    }
-}
-
-/// A container that runs a command; answers its name.
-fn running(stage: &Stage, options: &[&str], command: &[&str]) -> Res<String> {
-    let name = name(stage);
-    let mut all = vec!["--detach", "--network", "none", "--name", &name];
-    if options.contains(&"--network") {
-        all.drain(1..3);
-    }
-    all.extend_from_slice(options);
-    run(stage, &all, command).must()?;
-    Ok(name)
-}
-
-/// A container that sleeps; answers its name.
-fn sleeping(stage: &Stage, options: &[&str]) -> Res<String> {
-    let mut all = vec!["--stop-timeout", "1"];
-    all.extend_from_slice(options);
-    running(stage, &all, &["sleep", "1000"])
-}
-
-fn exec(stage: &Stage, name: &str, command: &[&str]) -> Res<Output> {
-    docker(stage, &["exec", name]).args(command).output()
-}
-
-/// What `docker inspect` says at a JSON pointer.
-fn inspect(stage: &Stage, name: &str, pointer: &str) -> Res<Value> {
-    let text = docker(stage, &["inspect", name]).must()?;
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
-    Ok(value[0].pointer(pointer).cloned().unwrap_or_default())
-}
-
-/// Waits until `docker inspect` says this at a JSON pointer.
-fn until(stage: &Stage, name: &str, pointer: &str, wanted: impl Into<Value>) -> Res {
-    let wanted = wanted.into();
-    stage.until(&format!("{pointer} of {name} is {wanted}"), || {
-        Ok(inspect(stage, name, pointer)? == wanted)
-    })
-}
-
-/// A knob of a container's cgroup, by its names in v1 and v2.
-fn knob(stage: &Stage, name: &str, controller: &str, files: [&str; 2]) -> Res<String> {
-    let id = inspect(stage, name, "/Id")?;
-    let path = format!("/{}/{}", stage.word, id.as_str().unwrap_or_default());
-    let dir: PathBuf = cgroups::either(controller, &path)?;
-    let file = files.iter().map(|file| dir.join(file)).find(|file| file.exists());
-    match file {
-        Some(file) => Ok(std::fs::read_to_string(file)?.trim().to_owned()),
-        None => fail(format!("{} has neither of {files:?}", dir.display())),
-    }
 }
