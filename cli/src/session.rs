@@ -31,6 +31,10 @@ pub struct Global {
     /// Put cgroups below systemd's control; not in this version, where it is an error
     #[arg(long)]
     systemd_cgroup: bool,
+    /// Who makes the cgroup: cgroupfs (bulkhead itself), systemd, or disabled for none; then nothing can be
+    /// limited, paused or counted, and without a pid namespace only the first process is killed
+    #[arg(long, value_name = "manager", value_parser = ["cgroupfs", "systemd", "disabled"])]
+    cgroup_manager: Option<String>,
     /// Tolerate missing cgroup permissions: true, false or auto
     #[arg(long, value_name = "mode")]
     rootless: Option<String>,
@@ -49,8 +53,10 @@ pub struct Session {
     pub root: PathBuf,
     /// Whether `--root` was given.
     pub explicit_root: bool,
-    /// `--systemd-cgroup`.
+    /// `--systemd-cgroup`, or `--cgroup-manager systemd`.
     pub systemd_cgroup: bool,
+    /// `--cgroup-manager disabled`.
+    pub no_cgroup: bool,
     /// `--rootless`.
     pub rootless: Rootless,
     /// `--log`, `--log-format`, `--debug`.
@@ -67,11 +73,13 @@ impl Global {
 
     /// Resolves what is not the log. On failure the log is handed back, for the error.
     pub fn session(self, log: Log, environment: &Environment) -> Result<Session, (Failure, Log)> {
+        let manager = self.cgroup_manager.as_deref();
         match self.resolve(environment) {
             Ok((root, rootless)) => Ok(Session {
                 root,
                 explicit_root: self.root.is_some(),
-                systemd_cgroup: self.systemd_cgroup,
+                systemd_cgroup: self.systemd_cgroup || manager == Some("systemd"),
+                no_cgroup: manager == Some("disabled"),
                 rootless,
                 log,
                 warnings: Level::Warning,
@@ -91,6 +99,13 @@ impl Global {
                 return Err(Failure::message(message));
             }
         };
+        match self.cgroup_manager.as_deref() {
+            Some(manager @ ("cgroupfs" | "disabled")) if self.systemd_cgroup => {
+                let message = format!("--systemd-cgroup contradicts --cgroup-manager {manager}");
+                return Err(Failure::message(message));
+            }
+            _ => {}
+        }
         Ok((self.root(environment)?, rootless))
     }
 
@@ -189,6 +204,7 @@ mod tests {
             log_format: None,
             root: root.map(PathBuf::from),
             systemd_cgroup: false,
+            cgroup_manager: None,
             rootless: rootless.map(str::to_owned),
             criu: None,
             version: false,

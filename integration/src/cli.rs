@@ -1,70 +1,72 @@
 //! The suite's command line.
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use oci_tests::compare;
-use oci_tests::outcome::{Outcome, Verdict};
+use oci_tests::options::{self, find, own_runtime};
+use oci_tests::outcome::{Outcome, Verdict, count};
+use oci_tests::{cgroups, compare};
 
 use crate::clients;
 use crate::runner::{self, Plan};
 
 const USAGE: &str = "\
-usage: integration [--runtime PATH] [--shim PATH] [--containerd DIR] [--debian FILE] [--filter WORDS] [--jobs N] [--list]
-       integration compare [--shim PATH] [--containerd DIR] [--debian FILE] [--filter WORDS] [--jobs N] RUNTIME RUNTIME...
+usage: integration [--runtime PATH] [--shim PATH] [--containerd DIR] [--docker DIR] [--debian FILE]
+                   [--filter WORDS] [--jobs N] [--list]
+       integration compare [--containerd DIR] [--docker DIR] [--debian FILE] [--filter WORDS] [--jobs N] PROGRAM...
 
 Runs a runtime under containerd, Docker, Podman, Buildah and CRI. Needs root, and the clients.
 The runtime is --runtime, else $RUNTIME, else this workspace's own binary.
 With --shim, containerd uses that shim; else its own one calls the runtime.
-With --containerd, containerd, ctr and its shim come from that directory.
+With --containerd, containerd, ctr and its shim come from that directory; with --docker, all that Docker
+is. The machine's own Docker is taken to be 20.10, which knows no shim but its own: there --shim says nothing.
 With --debian, scenarios use the image in that archive, which integration/debian/build makes.
+A program to compare is a runtime, or a shim if its name begins with containerd-shim.
 A filter's words must all occur in a scenario's title; the exit code is 0 only without a failure.
 ";
 
-#[derive(Default)]
 struct Options {
-    runtime: Option<PathBuf>,
+    common: options::Options,
     shim: Option<PathBuf>,
     containerd: Option<PathBuf>,
+    docker: Option<PathBuf>,
     debian: Option<PathBuf>,
-    filter: Vec<String>,
-    jobs: Option<usize>,
-    list: bool,
-    others: Vec<String>,
 }
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self, String> {
-        let mut options = Self::default();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            let mut value = || words.next().cloned().ok_or(format!("{word} needs a value"));
-            match word.as_str() {
-                "--runtime" => options.runtime = Some(value()?.into()),
-                "--shim" => options.shim = Some(value()?.into()),
-                "--containerd" => options.containerd = Some(value()?.into()),
-                "--debian" => options.debian = Some(value()?.into()),
-                "--filter" => options.filter.extend(value()?.split_whitespace().map(str::to_owned)),
-                "--jobs" => {
-                    options.jobs = Some(value()?.parse().map_err(|_| "--jobs needs a number")?)
-                }
-                "--list" => options.list = true,
-                "--help" | "-h" => return Err(String::new()),
-                other if other.starts_with('-') => return Err(format!("{other} is not an option")),
-                other => options.others.push(other.to_owned()),
-            }
+        let (mut shim, mut containerd, mut docker, mut debian) = (None, None, None, None);
+        let common = options::Options::parse(words, |word, value| {
+            let place = match word {
+                "--shim" => &mut shim,
+                "--containerd" => &mut containerd,
+                "--docker" => &mut docker,
+                "--debian" => &mut debian,
+                _ => return Ok(false),
+            };
+            let path = value()?;
+            let absolute = Path::new(&path).canonicalize();
+            *place = Some(absolute.map_err(|error| format!("{word} {path}: {error}"))?);
+            Ok(true)
+        })?;
+        if common.compare && shim.is_some() {
+            return Err("a shim to compare is one of the programs".into());
         }
-        Ok(options)
+        Ok(Self { common, shim, containerd, docker, debian })
     }
 
     /// The scenarios that the filter lets through: client and place in its list.
     fn chosen(&self) -> Vec<(usize, usize)> {
         let mut chosen = Vec::new();
         for (client, entry) in clients::ALL.iter().enumerate() {
+            // The pages are about one runtime.
+            if self.common.compare && clients::is_page(client) {
+                continue;
+            }
             for (index, scenario) in (entry.scenarios)().iter().enumerate() {
-                let title = entry.title(scenario);
-                if self.filter.iter().all(|word| title.contains(word.as_str())) {
+                if self.common.wants(&entry.title(scenario)) {
                     chosen.push((client, index));
                 }
             }
@@ -72,46 +74,54 @@ impl Options {
         chosen
     }
 
-    fn plan(&self, runtime: PathBuf) -> Result<Plan, String> {
-        let absolute = |path: &Option<PathBuf>| match path {
-            Some(path) => path
-                .canonicalize()
-                .map(Some)
-                .map_err(|error| format!("{}: {error}", path.display())),
-            None => Ok(None),
-        };
+    fn plan(&self, runtime: PathBuf, shim: Option<PathBuf>) -> Result<Plan, String> {
         let chosen = self.chosen();
         if chosen.is_empty() {
             return Err("no scenario's title has these words".into());
         }
         Ok(Plan {
             runtime,
-            shim: absolute(&self.shim)?,
-            containerd: absolute(&self.containerd)?,
-            debian: absolute(&self.debian)?,
+            shim,
+            containerd: self.containerd.clone(),
+            docker: self.docker.clone(),
+            debian: self.debian.clone(),
             chosen,
-            jobs: self.jobs.unwrap_or(2),
+            jobs: self.common.jobs.unwrap_or(2),
         })
+    }
+
+    /// The plan for a program to compare.
+    fn column(&self, name: &str) -> Result<Plan, String> {
+        let program = find(Path::new(name))?;
+        let file = program.file_name().unwrap_or_default();
+        if !file.as_bytes().starts_with(b"containerd-shim") {
+            return self.plan(program, None);
+        }
+        let mut plan = self.plan(own_runtime()?, Some(program))?;
+        let with_shim = |client: usize| plan.shim_of(clients::ALL[client]).is_some();
+        plan.chosen =
+            plan.chosen.iter().copied().filter(|(client, _)| with_shim(*client)).collect();
+        Ok(plan)
     }
 }
 
 /// Runs the command line; answers the exit code.
 pub fn main(words: &[String]) -> i32 {
-    let compare = words.first().is_some_and(|word| word == "compare");
-    let options = match Options::parse(&words[usize::from(compare)..]) {
+    let options = match Options::parse(words) {
         Ok(options) => options,
         Err(reason) => {
-            eprint!("{reason}{}{USAGE}", if reason.is_empty() { "" } else { "\n" });
-            return if reason.is_empty() { 0 } else { 2 };
+            let (text, code) = options::refusal(&reason, USAGE);
+            eprint!("{text}");
+            return code;
         }
     };
-    if options.list {
+    if options.common.list {
         for (client, index) in options.chosen() {
             println!("{}", clients::title(client, index));
         }
         return 0;
     }
-    let result = if compare { compare_all(&options) } else { run_one(&options) };
+    let result = if options.common.compare { compare_all(&options) } else { run_one(&options) };
     result.unwrap_or_else(|reason| {
         eprintln!("integration: {reason}");
         2
@@ -119,41 +129,54 @@ pub fn main(words: &[String]) -> i32 {
 }
 
 fn run_one(options: &Options) -> Result<i32, String> {
-    if let Some(word) = options.others.first() {
-        return Err(format!("{word} is not a command"));
-    }
-    let runtime = options.runtime.clone().or_else(|| std::env::var_os("RUNTIME").map(Into::into));
-    let runtime = find(&runtime.unwrap_or_else(own_runtime))?;
-    let plan = options.plan(runtime)?;
+    let plan = options.plan(options.common.one()?, options.shim.clone())?;
     let started = Instant::now();
-    let outcomes =
-        runner::run(&plan, print).map_err(|error| format!("prepare the run: {error}"))?;
+    let outcomes = run(&plan)?;
     println!("# {} took {:.0} s", plan.runtime.display(), started.elapsed().as_secs_f32());
     Ok(closing_line(&outcomes))
 }
 
 fn compare_all(options: &Options) -> Result<i32, String> {
-    if options.others.is_empty() {
-        return Err("compare needs runtimes".into());
-    }
     let mut columns = Vec::new();
-    for name in &options.others {
-        let plan = options.plan(find(Path::new(name))?)?;
+    for name in &options.common.others {
+        let plan = options.column(name)?;
         println!("# {name}");
-        let outcomes =
-            runner::run(&plan, print).map_err(|error| format!("prepare the run: {error}"))?;
-        columns.push((name.clone(), outcomes));
+        columns.push((name.clone(), run(&plan)?));
     }
-    print!("\n{}{}\n", compare::table(&columns), compare::failed_by_all(&columns));
+    print!(
+        "\n{}{}{}\n",
+        compare::table(&columns),
+        compare::differing(&columns),
+        compare::failed_by_all(&columns)
+    );
     let all: Vec<Outcome> = columns.into_iter().flat_map(|(_, outcomes)| outcomes).collect();
     Ok(closing_line(&all))
 }
 
+fn run(plan: &Plan) -> Result<Vec<Outcome>, String> {
+    if let Some(names) = unmounted() {
+        println!(
+            "# {names}: a cgroup hierarchy without a mount, which leaves containerd's own shim without figures"
+        );
+    }
+    runner::run(plan, print).map_err(|error| format!("prepare the run: {error}"))
+}
+
+/// The controllers of a v1 hierarchy that exists and is mounted nowhere, such as a test may leave.
+fn unmounted() -> Option<String> {
+    let mounted = cgroups::hierarchies();
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let lists = own.lines().filter_map(|line| line.split(':').nth(1));
+    let has = |name: &str| mounted.iter().any(|h| h.controllers.iter().any(|c| c == name));
+    let missing = |list: &&str| !list.is_empty() && !list.split(',').all(has);
+    lists.into_iter().find(missing).map(str::to_owned)
+}
+
 /// Prints the counts as the last line; answers the exit code.
 fn closing_line(outcomes: &[Outcome]) -> i32 {
-    let count = |verdict| outcomes.iter().filter(|outcome| outcome.verdict == verdict).count();
-    let failed = count(Verdict::NotOk);
-    println!("{} passed, {failed} failed, {} skipped", count(Verdict::Ok), count(Verdict::Skip));
+    let failed = count(outcomes, Verdict::NotOk);
+    let (passed, skipped) = (count(outcomes, Verdict::Ok), count(outcomes, Verdict::Skip));
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
     i32::from(failed > 0)
 }
 
@@ -168,27 +191,4 @@ fn print(outcome: &Outcome) {
     }
     println!("{text}");
     let _ = std::io::stdout().flush();
-}
-
-/// The absolute path of a runtime given as a path or a name in PATH.
-fn find(runtime: &Path) -> Result<PathBuf, String> {
-    if runtime.components().count() > 1 || runtime.exists() {
-        return runtime
-            .canonicalize()
-            .map_err(|error| format!("runtime {}: {error}", runtime.display()));
-    }
-    let path = std::env::var("PATH").unwrap_or_default();
-    let found =
-        path.split(':').map(|dir| PathBuf::from(dir).join(runtime)).find(|file| file.is_file());
-    found.ok_or(format!("runtime {} is not in PATH", runtime.display()))
-}
-
-/// `bulkhead` beside this program, else in the release directory, else in the debug one.
-fn own_runtime() -> PathBuf {
-    let own = std::env::current_exe().unwrap_or_default();
-    let profile = own.parent().map(PathBuf::from).unwrap_or_default();
-    let target = profile.parent().map(PathBuf::from).unwrap_or_default();
-    let places =
-        [target.join("release/bulkhead"), profile.join("bulkhead"), target.join("debug/bulkhead")];
-    places.iter().find(|path| path.exists()).unwrap_or(&places[0]).clone()
 }

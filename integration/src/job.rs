@@ -13,8 +13,8 @@ pub struct Job {
     pub runtime: PathBuf,
     /// The shim under test, if any; else containerd's own calls the runtime.
     pub shim: Option<PathBuf>,
-    /// Where other containerd programs are, if any.
-    pub containerd: Option<PathBuf>,
+    /// Where daemons and clients are that go before the machine's, if any.
+    pub programs: Option<PathBuf>,
     /// The job's directory, empty.
     pub dir: PathBuf,
     /// Where the images are.
@@ -36,7 +36,7 @@ impl Job {
             indices.join(","),
             self.runtime.display().to_string(),
             path(&self.shim),
-            path(&self.containerd),
+            path(&self.programs),
             self.dir.display().to_string(),
             self.images.display().to_string(),
             self.word.clone(),
@@ -45,7 +45,7 @@ impl Job {
 
     /// The inverse of `words`.
     pub fn parse(words: &[String]) -> Option<Self> {
-        let [client, indices, runtime, shim, containerd, dir, images, word] = words else {
+        let [client, indices, runtime, shim, programs, dir, images, word] = words else {
             return None;
         };
         let path = |text: &String| (!text.is_empty()).then(|| PathBuf::from(text));
@@ -55,7 +55,7 @@ impl Job {
             scenarios,
             runtime: runtime.into(),
             shim: path(shim),
-            containerd: path(containerd),
+            programs: path(programs),
             dir: dir.into(),
             images: images.into(),
             word: word.clone(),

@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::clients;
 use crate::images;
 use crate::job::Job;
+use crate::scenario::Client;
 
 /// What to run and how.
 pub struct Plan {
@@ -28,10 +29,29 @@ pub struct Plan {
     pub containerd: Option<PathBuf>,
     /// An archive of Debian's image.
     pub debian: Option<PathBuf>,
+    /// Where another Docker's programs are.
+    pub docker: Option<PathBuf>,
     /// Client and place in its list.
     pub chosen: Vec<(usize, usize)>,
     /// How many clients run at once.
     pub jobs: usize,
+}
+
+impl Plan {
+    /// The daemons and clients that go before the machine's.
+    fn programs_of(&self, client: &Client) -> Option<PathBuf> {
+        match (client.needs("dockerd"), client.needs("containerd")) {
+            (true, _) => self.docker.clone(),
+            (_, true) => self.containerd.clone(),
+            _ => None,
+        }
+    }
+
+    /// The shim that a client's daemon can use.
+    pub fn shim_of(&self, client: &Client) -> Option<PathBuf> {
+        let can = client.needs("containerd") || client.needs("dockerd") && self.docker.is_some();
+        self.shim.clone().filter(|_| can)
+    }
 }
 
 /// How long starting and stopping a client's daemons may take, beside its scenarios.
@@ -102,8 +122,8 @@ fn jobs(plan: &Plan, place: &Place, images: &Path) -> VecDeque<Job> {
             client: *client,
             scenarios: vec![*index],
             runtime: plan.runtime.clone(),
-            shim: plan.shim.clone(),
-            containerd: plan.containerd.clone(),
+            shim: plan.shim_of(clients::ALL[*client]),
+            programs: plan.programs_of(clients::ALL[*client]),
             dir: place.base.join(name.replace(' ', "-")),
             images: images.to_owned(),
             word,
@@ -138,22 +158,13 @@ fn run_job(job: &Job, each: &impl Fn(&Outcome)) -> Vec<(usize, Outcome)> {
     let mut since = Instant::now();
     let reason = match supervise(job, |line| {
         let Ok(value) = serde_json::from_str::<Value>(line) else { return };
-        let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
-        let verdict = match value["result"].as_str() {
-            Some("ok") => Verdict::Ok,
-            Some("skip") => Verdict::Skip,
-            _ => Verdict::NotOk,
-        };
         let title = match value["index"].as_u64() {
             Some(index) => clients::title(job.client, index as usize),
-            None => format!("{}: {}", entry.name, text("title")),
+            None => format!("{}: {}", entry.name, value["title"].as_str().unwrap_or_default()),
         };
         done += usize::from(value["index"].is_u64());
-        let mut outcome = outcome(entry.name, title, verdict, text("reason"));
-        outcome.took = since.elapsed();
+        let outcome = Outcome::read(entry.name, title, &value, since.elapsed());
         since = Instant::now();
-        let notes = value["notes"].as_array().into_iter().flatten();
-        outcome.notes.extend(notes.filter_map(|note| note.as_str().map(str::to_owned)));
         add(outcome);
     }) {
         Ok(()) => "the worker ended before this scenario".to_owned(),

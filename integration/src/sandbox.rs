@@ -100,7 +100,7 @@ pub fn prepare(job: &Job) -> io::Result<Shield> {
         let all = cgroups::hierarchies();
         all.iter().any(|h| h.v2) && all.iter().any(|h| !h.v2)
     };
-    if clients::needs_own_cgroups(job.client) {
+    if clients::is_page(job.client) {
         cgroups::enter(&job.word)?;
         cgroups::show_below(Layout::V1, &job.word, &job.dir.join("root"))?;
     } else if hybrid && Kind::of(&job.runtime) == Kind::Crun {

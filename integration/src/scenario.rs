@@ -70,6 +70,11 @@ pub struct Client {
 }
 
 impl Client {
+    /// Whether it is, or drives, this program.
+    pub fn needs(&self, program: &str) -> bool {
+        self.programs.contains(&program)
+    }
+
     /// The line that names a scenario in lists and results.
     pub fn title(&self, scenario: &Scenario) -> String {
         format!("{}: {} [{}]", self.name, scenario.name, scenario.rows)

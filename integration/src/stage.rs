@@ -24,16 +24,26 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// How often a state that cannot be waited for with a descriptor is asked for.
 const TICK: Duration = Duration::from_millis(20);
 
+/// PATH with the other daemons and clients first; a package has its daemon beside them.
+pub fn search_path(programs: &Option<PathBuf>) -> String {
+    match programs {
+        Some(dir) => format!("{0}:{0}/../sbin:{PATH}", dir.display()),
+        None => PATH.to_owned(),
+    }
+}
+
 /// One client's surroundings.
 pub struct Stage {
+    /// Place in `clients::ALL`.
+    pub client: usize,
     /// The program under test.
     pub runtime: PathBuf,
     /// Which it is.
     pub kind: Kind,
     /// The shim under test, if any.
     pub shim: Option<PathBuf>,
-    /// Where other containerd programs are, if any.
-    pub containerd: Option<PathBuf>,
+    /// Where daemons and clients are that go before the machine's, if any.
+    pub programs: Option<PathBuf>,
     /// The client's own directory, on a tmpfs.
     pub dir: PathBuf,
     /// Where the images are.
@@ -54,21 +64,18 @@ impl Stage {
         for name in ["home", "tmp", "out"] {
             fs::create_dir(job.dir.join(name))?;
         }
-        let path = match &job.containerd {
-            Some(dir) => format!("{}:{PATH}", dir.display()),
-            None => PATH.to_owned(),
-        };
         let envs = [
-            ("PATH", path),
+            ("PATH", search_path(&job.programs)),
             ("HOME", job.dir.join("home").display().to_string()),
             ("TMPDIR", job.dir.join("tmp").display().to_string()),
             ("LC_ALL", "C.UTF-8".to_owned()),
         ];
         Ok(Self {
+            client: job.client,
             runtime: job.runtime.clone(),
             kind: Kind::of(&job.runtime),
             shim: job.shim.clone(),
-            containerd: job.containerd.clone(),
+            programs: job.programs.clone(),
             dir: job.dir.clone(),
             images: job.images.clone(),
             word: job.word.clone(),
@@ -94,12 +101,12 @@ impl Stage {
 
     /// Whether a newer containerd is asked.
     pub fn newer_containerd(&self) -> bool {
-        self.containerd.is_some()
+        self.programs.is_some()
     }
 
     /// Whether a newer containerd is asked with its own shim, which lets some things be that older ones do.
     pub fn newer_shim(&self) -> bool {
-        self.containerd.is_some() && self.shim.is_none()
+        self.programs.is_some() && self.shim.is_none()
     }
 
     /// Keeps a daemon until the client's last scenario is over.

@@ -1,6 +1,6 @@
 //! The suite's command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::chapters;
@@ -8,6 +8,7 @@ use crate::check::Test;
 use crate::compare;
 use crate::format::{Format, Sink};
 use crate::lab::cgroups::Layout;
+use crate::options::{self, find};
 use crate::outcome::Verdict;
 use crate::report;
 use crate::requirements;
@@ -27,65 +28,52 @@ report puts that list and the results of runs (--format json) side by side; it f
 a test that does not exist, that a run did not have, or that was skipped without a reason.
 ";
 
-/// The options of all commands.
-#[derive(Default)]
-pub struct Options {
-    runtime: Option<PathBuf>,
-    filter: Vec<String>,
-    jobs: Option<usize>,
+/// The options.
+struct Options {
+    common: options::Options,
     layout: Option<Layout>,
     format: Format,
     output: Option<PathBuf>,
     listed: bool,
-    list: bool,
-    others: Vec<String>,
 }
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self, String> {
-        let mut options = Self::default();
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
-            let mut value = || words.next().cloned().ok_or(format!("{word} needs a value"));
-            match word.as_str() {
-                "--runtime" => options.runtime = Some(value()?.into()),
-                "--filter" => options.filter.extend(value()?.split_whitespace().map(str::to_owned)),
-                "--jobs" => {
-                    options.jobs = Some(value()?.parse().map_err(|_| "--jobs needs a number")?)
-                }
+        let (mut layout, mut format, mut output, mut listed) =
+            (None, Format::default(), None, false);
+        let common = options::Options::parse(words, |word, value| {
+            match word {
                 "--cgroups" => {
-                    options.layout =
+                    layout =
                         Some(Layout::parse(&value()?).ok_or("--cgroups needs host, v1 or v2")?);
                 }
                 "--format" => {
                     let word = value()?;
-                    options.format = Format::parse(&word)
+                    format = Format::parse(&word)
                         .ok_or(format!("--format {word} is not {}", Format::WORDS))?;
                 }
-                "--output" => options.output = Some(value()?.into()),
-                "--listed" => options.listed = true,
-                "--list" => options.list = true,
-                "--help" | "-h" => return Err(String::new()),
-                other if other.starts_with('-') => return Err(format!("{other} is not an option")),
-                other => options.others.push(other.to_owned()),
+                "--output" => output = Some(value()?.into()),
+                "--listed" => listed = true,
+                _ => return Ok(false),
             }
-        }
-        Ok(options)
+            Ok(true)
+        })?;
+        Ok(Self { common, layout, format, output, listed })
     }
 
     fn indices(&self) -> Result<Vec<usize>, String> {
         let list = if self.listed { Some(requirements::list()?) } else { None };
         let titles: Vec<String> = chapters::all().iter().map(Test::title).collect();
         let wanted = |title: &str| {
-            self.filter.iter().all(|word| title.contains(word.as_str()))
+            self.common.wants(title)
                 && list.as_ref().is_none_or(|list| list.iter().any(|entry| entry.names(title)))
         };
         Ok((0..titles.len()).filter(|index| wanted(&titles[*index])).collect())
     }
 
     /// The plan for one runtime.
-    pub fn plan(&self, runtime: PathBuf) -> Result<Plan, String> {
-        let (indices, jobs) = (self.indices()?, self.jobs.unwrap_or(2));
+    fn plan(&self, runtime: PathBuf) -> Result<Plan, String> {
+        let (indices, jobs) = (self.indices()?, self.common.jobs.unwrap_or(2));
         Ok(Plan { runtime, indices, jobs, layout: self.layout })
     }
 }
@@ -95,21 +83,22 @@ pub fn main(words: &[String]) -> i32 {
     if words.first().is_some_and(|word| word == "report") {
         return report::main(&words[1..], USAGE);
     }
-    let compare = words.first().is_some_and(|word| word == "compare");
-    let options = match Options::parse(&words[usize::from(compare)..]) {
+    let options = match Options::parse(words) {
         Ok(options) => options,
         Err(reason) => {
-            eprint!("{reason}{}{USAGE}", if reason.is_empty() { "" } else { "\n" });
-            return if reason.is_empty() { 0 } else { 2 };
+            let (text, code) = options::refusal(&reason, USAGE);
+            eprint!("{text}");
+            return code;
         }
     };
-    if options.list {
-        for (number, test) in chapters::all().iter().enumerate() {
-            println!("{:4} {}", number + 1, test.title());
+    if options.common.list {
+        let titles = chapters::all().into_iter().map(|test| test.title()).enumerate();
+        for (number, title) in titles.filter(|(_, title)| options.common.wants(title)) {
+            println!("{:4} {title}", number + 1);
         }
         return 0;
     }
-    let result = if compare { compare_all(&options) } else { run_one(&options) };
+    let result = if options.common.compare { compare_all(&options) } else { run_one(&options) };
     result.unwrap_or_else(|reason| {
         eprintln!("oci-tests: {reason}");
         2
@@ -117,11 +106,7 @@ pub fn main(words: &[String]) -> i32 {
 }
 
 fn run_one(options: &Options) -> Result<i32, String> {
-    if let Some(word) = options.others.first() {
-        return Err(format!("{word} is not a command"));
-    }
-    let runtime = options.runtime.clone().or_else(|| std::env::var_os("RUNTIME").map(Into::into));
-    let runtime = find(&runtime.unwrap_or_else(own_runtime))?;
+    let runtime = options.common.one()?;
     let plan = options.plan(runtime.clone())?;
     let name = match options.format {
         Format::Json => version(&runtime),
@@ -152,7 +137,7 @@ fn told(options: &Options, error: &std::io::Error) -> String {
 }
 
 /// The first line that a runtime prints of its version, or its path.
-fn version(runtime: &std::path::Path) -> String {
+fn version(runtime: &Path) -> String {
     let output = Command::new(runtime).arg("--version").output();
     let text = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
     match text.lines().next() {
@@ -162,15 +147,12 @@ fn version(runtime: &std::path::Path) -> String {
 }
 
 fn compare_all(options: &Options) -> Result<i32, String> {
-    if options.others.is_empty() {
-        return Err("compare needs runtimes".into());
-    }
-    let found = options.others.iter().map(|name| find(&PathBuf::from(name)));
-    let runtimes = found.collect::<Result<Vec<_>, _>>()?;
+    let names = &options.common.others;
+    let runtimes = names.iter().map(|name| find(Path::new(name))).collect::<Result<Vec<_>, _>>()?;
     let place = Place::new(&runtimes)
         .map_err(|error| format!("prepare a place for tests (root is needed): {error}"))?;
     let mut columns = Vec::new();
-    for (name, runtime) in options.others.iter().zip(runtimes) {
+    for (name, runtime) in names.iter().zip(runtimes) {
         let plan = options.plan(runtime)?;
         eprintln!("# running {name}");
         columns.push((name.clone(), runner::run(&place, &plan, |_, _| {})));
@@ -178,27 +160,4 @@ fn compare_all(options: &Options) -> Result<i32, String> {
     drop(place);
     print!("{}{}", compare::table(&columns), compare::failed_by_all(&columns));
     Ok(0)
-}
-
-/// The absolute path of a runtime given as a path or a name in PATH.
-fn find(runtime: &std::path::Path) -> Result<PathBuf, String> {
-    if runtime.components().count() > 1 || runtime.exists() {
-        return runtime
-            .canonicalize()
-            .map_err(|error| format!("runtime {}: {error}", runtime.display()));
-    }
-    let path = std::env::var("PATH").unwrap_or_default();
-    let found =
-        path.split(':').map(|dir| PathBuf::from(dir).join(runtime)).find(|file| file.is_file());
-    found.ok_or(format!("runtime {} is not in PATH", runtime.display()))
-}
-
-/// `bulkhead` beside this program, else in the release directory, else in the debug one.
-fn own_runtime() -> PathBuf {
-    let own = std::env::current_exe().unwrap_or_default();
-    let profile = own.parent().map(PathBuf::from).unwrap_or_default();
-    let target = profile.parent().map(PathBuf::from).unwrap_or_default();
-    let places =
-        [target.join("release/bulkhead"), profile.join("bulkhead"), target.join("debug/bulkhead")];
-    places.iter().find(|path| path.exists()).unwrap_or(&places[0]).clone()
 }

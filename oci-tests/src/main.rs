@@ -29,7 +29,7 @@ mod requirements;
 mod runner;
 mod worker;
 
-use oci_tests::{compare, devices, format, outcome, results, shield, sys};
+use oci_tests::{compare, devices, format, options, outcome, results, shield, sys};
 
 /// What a test is, and how it judges.
 mod check {

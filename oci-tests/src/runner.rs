@@ -7,17 +7,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use serde_json::Value;
 
 use crate::chapters;
 use crate::devices;
 use crate::lab::Kind;
 use crate::lab::cgroups::{self, Layout};
-use crate::outcome::{Outcome, Verdict};
+use crate::outcome::Outcome;
 use crate::shield::Shield;
 use crate::worker::{self, Job};
 
@@ -110,7 +109,8 @@ pub fn run(
                         word: place.word.clone(),
                         layout,
                     });
-                    let outcome = outcome(&titles[index], &answer, started.elapsed());
+                    let (section, title) = &titles[index];
+                    let outcome = Outcome::read(section, title.clone(), &answer, started.elapsed());
                     let mut done = done.lock().expect("no holder of this lock panics");
                     done.0.insert(turn, outcome);
                     while let Some(outcome) = done.0.get(&done.1) {
@@ -122,21 +122,4 @@ pub fn run(
         }
     });
     done.into_inner().expect("no holder of this lock panics").0.into_values().collect()
-}
-
-fn outcome((section, title): &(&'static str, String), answer: &Value, took: Duration) -> Outcome {
-    let verdict = match answer["result"].as_str() {
-        Some("ok") => Verdict::Ok,
-        Some("skip") => Verdict::Skip,
-        _ => Verdict::NotOk,
-    };
-    let notes = answer["notes"].as_array().into_iter().flatten();
-    Outcome {
-        section,
-        title: title.clone(),
-        verdict,
-        reason: answer["reason"].as_str().unwrap_or_default().to_owned(),
-        notes: notes.filter_map(|note| note.as_str().map(str::to_owned)).collect(),
-        took,
-    }
 }

@@ -153,6 +153,14 @@ impl Container {
         Cgroup::open(&self.record.cgroup)
     }
 
+    /// The cgroup, which an operation cannot do without.
+    fn required_cgroup(&self, operation: &str) -> Result<Cgroup> {
+        if self.record.options.no_cgroup {
+            return Err(self.wrong_kind(ErrorKind::Unsupported, operation, cgroup::NO_CGROUP));
+        }
+        self.cgroup()
+    }
+
     /// Executes the program of a created container and runs the poststart hooks.
     ///
     /// # Errors
@@ -283,7 +291,11 @@ impl Container {
             namespaces: self.foreign_namespaces(listed, &host),
             chroot: self.record.options.chroot,
         };
-        let mut cgroup = self.cgroup()?.sub(&options.cgroups)?;
+        let cgroup = match options.cgroups.is_empty() {
+            true => self.cgroup()?,
+            false => self.required_cgroup("join a cgroup of")?,
+        };
+        let mut cgroup = cgroup.sub(&options.cgroups)?;
         cgroup.prepare_join()?;
         if !options.ignore_paused {
             cgroup.refuse_frozen()?;
@@ -468,7 +480,7 @@ impl Container {
     /// Freezes every process.
     pub fn pause(&self) -> Result<()> {
         match self.status()? {
-            Status::Created | Status::Running => self.cgroup()?.freeze(),
+            Status::Created | Status::Running => self.required_cgroup("pause")?.freeze(),
             _ => Err(self.wrong("pause", "container not running")),
         }
     }
@@ -486,7 +498,7 @@ impl Container {
         if !self.record.alive()? {
             return Err(self.wrong_kind(ErrorKind::NotRunning, "update", "container not running"));
         }
-        self.cgroup()?.update(resources, warnings)
+        self.required_cgroup("update")?.update(resources, warnings)
     }
 
     /// Writes other schemas of Intel RDT to the container's class of service. What is not set keeps its value.
@@ -508,13 +520,19 @@ impl Container {
     }
 
     /// Figures of the cgroup.
+    ///
+    /// # Errors
+    /// `Unsupported` when the container has none.
     pub fn stats(&self) -> Result<Stats> {
-        Ok(self.cgroup()?.stats())
+        Ok(self.required_cgroup("measure")?.stats())
     }
 
     /// Host pids of all processes in the container's cgroup, sub-cgroups included.
+    ///
+    /// # Errors
+    /// `Unsupported` when the container has none.
     pub fn processes(&self) -> Result<Vec<i32>> {
-        self.cgroup()?.pids()
+        self.required_cgroup("list the processes of")?.pids()
     }
 
     /// Calls `seen` for every kill by the kernel's OOM killer in the cgroup, until `until` becomes
@@ -524,7 +542,7 @@ impl Container {
         until: BorrowedFd<'_>,
         seen: &mut dyn FnMut(Option<Victim>),
     ) -> Result<()> {
-        self.cgroup()?.watch_oom(until, seen)
+        self.required_cgroup("watch")?.watch_oom(until, seen)
     }
 }
 
@@ -549,6 +567,9 @@ pub(crate) fn unrecorded(dir: &StateDir, id: &str) -> Result<Recorded> {
         return Ok(Recorded::default());
     };
     let linux = spec.linux().clone().unwrap_or_default();
+    if linux.cgroups_path().as_deref() == Some(Path::new(cgroup::NOWHERE)) {
+        return Ok(Recorded::default());
+    }
     let cgroup = cgroup::plan(
         &linux,
         id,

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::cgroup::{Cgroup, Recorded};
+use crate::cgroup::{self, Cgroup, Recorded};
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::hooks::Kind;
 use crate::host::Host;
@@ -92,7 +92,7 @@ pub(crate) fn create(
     // After the name is taken: whose process that is, is told by its name. Before anything is recorded.
     plan.cgroup.refuse_occupied()?;
     let dir = undo.dir.as_ref().expect("set above");
-    dir.write_config(&spec::to_stored(&options.config))?;
+    dir.write_config(&stored_spec(options))?;
     dir.write_record(&undo.record)?;
     if notify.is_some() {
         dir.make_notify()?;
@@ -153,6 +153,19 @@ pub(crate) fn create(
     })
 }
 
+/// The configuration for later commands. Should the record be lost, `cgroupsPath` is where processes to
+/// kill are looked for: without a cgroup it must name nobody else's.
+fn stored_spec(options: &CreateOptions) -> Vec<u8> {
+    if !options.no_cgroup {
+        return spec::to_stored(&options.config);
+    }
+    let mut config = options.config.clone();
+    let mut linux = config.spec.linux().clone().unwrap_or_default();
+    linux.set_cgroups_path(Some(cgroup::NOWHERE.into()));
+    config.spec.set_linux(Some(linux));
+    spec::to_stored(&config)
+}
+
 fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
     let spec = &options.config.spec;
     Record {
@@ -171,6 +184,7 @@ fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
         options: Options {
             keyring: plan.keyring.as_ref().map(|keyring| keyring.number),
             systemd_cgroup: options.systemd_cgroup,
+            no_cgroup: options.no_cgroup,
             own_pid_namespace: plan.namespaces.creates(libc::CLONE_NEWPID),
             chroot: options.no_pivot || !plan.namespaces.creates(libc::CLONE_NEWNS),
         },

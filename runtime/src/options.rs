@@ -78,6 +78,8 @@ pub struct CreateOptions {
     pub notify_socket: Option<PathBuf>,
     /// Put the container's cgroup below systemd's control.
     pub systemd_cgroup: bool,
+    /// Make no cgroup: the container stays in its creator's. Nothing can be limited, paused or counted.
+    pub no_cgroup: bool,
     /// See [`Rootless`].
     pub rootless: Rootless,
     /// See [`Start`].
@@ -105,6 +107,7 @@ impl CreateOptions {
             listen_names: None,
             notify_socket: None,
             systemd_cgroup: false,
+            no_cgroup: false,
             rootless: Rootless::Auto,
             start,
             parent: Parent::Caller,

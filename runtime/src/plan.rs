@@ -146,7 +146,13 @@ pub(crate) fn parts(
         let writer = maps.writer(host.uid, host.gid);
         (maps, writer)
     });
-    let cgroup = cgroup::plan(&linux, id, &host.layout, tolerance(options, host), warnings);
+    let permission = tolerance(options, host);
+    let cgroup = if options.no_cgroup {
+        let own_pids = namespaces.creates(libc::CLONE_NEWPID);
+        cgroup::plan_none(&linux, own_pids, permission, warnings)
+    } else {
+        cgroup::plan(&linux, id, &host.layout, permission, warnings)
+    };
     let cgroup = faults.keep(cgroup)?;
     // A new cgroup namespace is rooted where its maker is: after the child has joined.
     let late_cgroup = cgroup.as_ref().map(cgroup::Plan::is_joined_late);

@@ -83,6 +83,9 @@ pub(crate) struct Options {
     /// The number in the name of the session keyring; absent when that is the creator's.
     pub keyring: Option<u64>,
     pub systemd_cgroup: bool,
+    /// It has no cgroup, by its creator's wish.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_cgroup: bool,
     /// Whether the init process is pid 1 of its own pid namespace.
     pub own_pid_namespace: bool,
     /// Its root is entered by `chroot`: no mount namespace of its own, or `--no-pivot`.

@@ -74,6 +74,7 @@ impl NewContainer {
             listen_names: environment.listen_names,
             notify_socket: environment.notify_socket.map(PathBuf::from),
             systemd_cgroup: session.systemd_cgroup,
+            no_cgroup: session.no_cgroup,
             rootless: session.rootless,
             start,
             parent: Parent::Caller,

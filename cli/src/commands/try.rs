@@ -92,6 +92,7 @@ impl Try {
         let bound = layers.build()?;
         let config = Config::from(self.spec(&layers.root(), &bound)?);
         let options = CreateOptions {
+            no_cgroup: session.no_cgroup,
             rootless: if ordinary { Rootless::Yes } else { session.rootless },
             ..CreateOptions::new(config, base.to_owned(), Start::Here)
         };

@@ -10,6 +10,7 @@ mod cri;
 mod debian;
 mod docker;
 mod docs;
+mod engine;
 mod podman;
 
 /// All clients, in the order of lists and results.
@@ -29,9 +30,10 @@ pub const ALL: [&Client; 13] = [
     &docs::PODMAN,
 ];
 
-/// Whether a client gets a root of its own in every cgroup hierarchy.
-pub fn needs_own_cgroups(client: usize) -> bool {
-    docs::needs_own_cgroups(ALL[client])
+/// Whether a client is a page of docs/. Its daemons run with their usual cgroups, and so need a root of
+/// their own for these.
+pub fn is_page(client: usize) -> bool {
+    ALL[client].name.starts_with("docs ")
 }
 
 /// The line that names a scenario.

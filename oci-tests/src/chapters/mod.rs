@@ -31,6 +31,7 @@ mod mount_options;
 mod mounts;
 mod namespaces;
 mod net_devices;
+mod no_cgroup;
 mod odd;
 mod paths;
 mod process;
@@ -49,7 +50,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 40] = [
+    let chapters: [fn() -> Vec<Test>; 41] = [
         config::tests,
         required::tests,
         process::tests,
@@ -86,6 +87,7 @@ pub fn all() -> Vec<Test> {
         sigkill::tests,
         check::tests,
         gc::tests,
+        no_cgroup::tests,
         odd::tests,
         rootless::tests,
         landlock::tests,

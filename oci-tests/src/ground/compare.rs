@@ -26,6 +26,9 @@ impl Tally {
 
     fn cell(self) -> String {
         let asked = self.ok + self.not_ok;
+        if asked + self.skip == 0 {
+            return "–".to_owned();
+        }
         let skipped =
             if self.skip > 0 { format!(" ({} skipped)", self.skip) } else { String::new() };
         format!("{}/{asked}{skipped}", self.ok)
@@ -47,7 +50,7 @@ pub fn table(columns: &[Column]) -> String {
     }
     let mut text = String::from("| section |");
     for (name, _) in columns {
-        let _ = write!(text, " {} |", name.rsplit('/').next().unwrap_or(name));
+        let _ = write!(text, " {} |", short(name));
     }
     let _ = writeln!(text, "\n|---|{}", "---|".repeat(columns.len()));
     for (section, tallies) in &rows {
@@ -61,17 +64,56 @@ pub fn table(columns: &[Column]) -> String {
 
 /// The tests that every runtime fails: each of them is suspect.
 pub fn failed_by_all(columns: &[Column]) -> String {
-    let Some((_, first)) = columns.first() else {
-        return String::new();
-    };
     let mut text = String::from("\nFailed by all:\n\n");
-    for (place, outcome) in first.iter().enumerate() {
-        let all = columns
-            .iter()
-            .all(|(_, outcomes)| outcomes.get(place).is_some_and(|o| o.verdict == Verdict::NotOk));
-        if all {
-            let _ = writeln!(text, "- {}", outcome.title);
+    for (title, verdicts) in by_title(columns) {
+        if verdicts.iter().all(|o| o.is_some_and(|o| o.verdict == Verdict::NotOk)) {
+            let _ = writeln!(text, "- {title}");
         }
     }
     text
+}
+
+/// The tests whose ends are not the same in all columns that have them, and how they ended otherwise.
+pub fn differing(columns: &[Column]) -> String {
+    let mut text = String::from("\nNot the same:\n\n");
+    for (title, ends) in by_title(columns) {
+        let asked: Vec<(&str, &Outcome)> = columns
+            .iter()
+            .zip(&ends)
+            .filter_map(|((name, _), outcome)| Some((short(name), (*outcome)?)))
+            .collect();
+        if asked.iter().all(|(_, outcome)| outcome.verdict == asked[0].1.verdict) {
+            continue;
+        }
+        let _ = writeln!(text, "- {title}");
+        for (name, outcome) in asked {
+            match outcome.verdict {
+                Verdict::Ok => {}
+                Verdict::NotOk => _ = writeln!(text, "  - {name} failed: {}", outcome.reason),
+                Verdict::Skip => _ = writeln!(text, "  - {name} skipped: {}", outcome.reason),
+            }
+        }
+    }
+    text
+}
+
+/// Every test in the order in which the columns have them, with its result in each column.
+fn by_title(columns: &[Column]) -> Vec<(&str, Vec<Option<&Outcome>>)> {
+    let mut rows: Vec<(&str, Vec<Option<&Outcome>>)> = Vec::new();
+    let mut places: BTreeMap<&str, usize> = BTreeMap::new();
+    for (column, (_, outcomes)) in columns.iter().enumerate() {
+        for outcome in outcomes {
+            let place = *places.entry(&outcome.title).or_insert_with(|| {
+                rows.push((&outcome.title, vec![None; columns.len()]));
+                rows.len() - 1
+            });
+            rows[place].1[column] = Some(outcome);
+        }
+    }
+    rows
+}
+
+/// A runtime's name without its directory.
+fn short(name: &str) -> &str {
+    name.rsplit('/').next().unwrap_or(name)
 }

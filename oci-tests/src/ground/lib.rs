@@ -2,7 +2,8 @@
 //!
 //! `oci-tests` asks a runtime directly, `integration` by way of the programs that call runtimes. Both
 //! judge with [`check`], protect the machine with [`shield`] and [`devices`], find and remove cgroups
-//! with [`cgroups`], tell results in any [`format`], and show them side by side with [`compare`].
+//! with [`cgroups`], read their command lines with [`options`], tell results in any [`format`], and show them
+//! side by side with [`compare`].
 
 pub mod cgroups;
 pub mod check;
@@ -11,6 +12,7 @@ pub mod devices;
 pub mod format;
 pub mod junit;
 pub mod kind;
+pub mod options;
 pub mod outcome;
 pub mod process;
 pub mod results;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 /// How a test ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -44,4 +46,29 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// How long it took.
     pub took: Duration,
+}
+
+impl Outcome {
+    /// What a worker has printed of a test, and how long that took.
+    pub fn read(section: &'static str, title: String, answer: &Value, took: Duration) -> Self {
+        let verdict = match answer["result"].as_str() {
+            Some("ok") => Verdict::Ok,
+            Some("skip") => Verdict::Skip,
+            _ => Verdict::NotOk,
+        };
+        let notes = answer["notes"].as_array().into_iter().flatten();
+        Self {
+            section,
+            title,
+            verdict,
+            reason: answer["reason"].as_str().unwrap_or_default().to_owned(),
+            notes: notes.filter_map(|note| note.as_str().map(str::to_owned)).collect(),
+            took,
+        }
+    }
+}
+
+/// How many ended so.
+pub fn count(outcomes: &[Outcome], verdict: Verdict) -> usize {
+    outcomes.iter().filter(|outcome| outcome.verdict == verdict).count()
 }

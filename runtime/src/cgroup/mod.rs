@@ -21,6 +21,7 @@ mod kill;
 pub(crate) mod knob;
 pub(crate) mod layout;
 mod mark;
+mod none;
 mod oom;
 mod plan;
 mod remove;
@@ -49,6 +50,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use check::{delegated, device_programs, parse_list};
 pub(crate) use mark::{marked, marks};
+pub(crate) use none::{NO_CGROUP, NOWHERE, plan_none};
 pub(crate) use plan::{Permission, Plan, plan};
 
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};

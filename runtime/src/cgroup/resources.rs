@@ -68,6 +68,19 @@ pub(crate) struct Knob {
     pub absent: Absent,
 }
 
+impl Knob {
+    /// Whether it lifts a limit and sets none.
+    pub fn is_no_limit(&self) -> bool {
+        self.choices.iter().all(|(_, value)| match value {
+            Value::Text(text) => text == "max",
+            Value::Memory { limit, .. } => *limit < 0,
+            Value::SwapTotal(total) => *total < 0,
+            Value::CpuMax { quota, .. } => quota.is_none_or(|quota| quota < 0),
+            Value::Lines(_) => false,
+        })
+    }
+}
+
 /// The knobs of `resources` in the order in which they are written. `version` says where a
 /// controller is, if anywhere. Devices are no knobs: see [`super::devices`].
 ///

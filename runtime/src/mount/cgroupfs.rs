@@ -47,6 +47,13 @@ struct Place {
     own: CString,
 }
 
+impl Place {
+    /// Whether the container has no directory of its own, and others are in the one that it shows.
+    fn is_shared(&self) -> bool {
+        self.directory == self.own
+    }
+}
+
 /// A v1 hierarchy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Part {
@@ -105,7 +112,7 @@ fn unified(view: &View, mount: &Mount, place: &Place) -> Result<OwnedFd> {
     // it would also reset the host's mount options, such as nsdelegate.
     if view.namespace {
         let data = Mount { source: Some(c"cgroup2".to_owned()), ..mount.clone() };
-        match fs::detached(&data, c"cgroup2", mount.options.initial(), None, None) {
+        match fs::detached(&data, c"cgroup2", fresh_attributes(mount, place), None, None) {
             Err(error) if is_refusal(error.errno()) => {}
             other => return other,
         }
@@ -118,9 +125,20 @@ fn is_refusal(errno: Option<Errno>) -> bool {
     matches!(errno, Some(Errno::EPERM | Errno::EBUSY | Errno::EACCES))
 }
 
+fn asks_for_rw(mount: &Mount) -> bool {
+    mount.options.attributes.clear & MOUNT_ATTR_RDONLY != 0
+}
+
+/// The attributes of a fresh mount: a cgroup that others are in is written only where that is asked for.
+fn fresh_attributes(mount: &Mount, place: &Place) -> u64 {
+    let protect = place.is_shared() && !asks_for_rw(mount);
+    mount.options.initial() | if protect { MOUNT_ATTR_RDONLY } else { 0 }
+}
+
 /// A bind of the container's own directory with the attributes asked for.
 fn bound(mount: &Mount, place: &Place, is_fallback: bool) -> Result<OwnedFd> {
     let subject = || format!("{} from {}", mount.subject(), super::bind::quote_c(&place.directory));
+    let is_fallback = is_fallback || place.is_shared();
     let (tree, is_fallback) = match clone_tree(AT_FDCWD, &place.directory, Depth::Top, false) {
         Err(failure) if failure.errno == Errno::ENOENT => {
             (clone_tree(AT_FDCWD, &place.own, Depth::Top, false), true)
@@ -130,8 +148,7 @@ fn bound(mount: &Mount, place: &Place, is_fallback: bool) -> Result<OwnedFd> {
     let tree = tree.context("mount", subject())?;
     // Access times stay the host's: cgroup files have none worth keeping.
     let mut set = mount.options.initial() & !MOUNT_ATTR_ATIME | VIEW_FLAGS;
-    let asked_rw = mount.options.attributes.clear & MOUNT_ATTR_RDONLY != 0;
-    if is_fallback && !asked_rw {
+    if is_fallback && !asks_for_rw(mount) {
         set |= MOUNT_ATTR_RDONLY;
     }
     let clear = mount.options.attributes.clear & !MOUNT_ATTR_ATIME & !set;
@@ -204,7 +221,7 @@ fn hierarchy(view: &View, mount: &Mount, part: &Part) -> Result<OwnedFd> {
             }
         }
         fsconfig_create(fs.as_fd())?;
-        fsmount(fs.as_fd(), mount.options.initial() | VIEW_FLAGS)
+        fsmount(fs.as_fd(), fresh_attributes(mount, &part.place) | VIEW_FLAGS)
     };
     match fresh() {
         Err(failure) if is_refusal(Some(failure.errno)) => bound(mount, &part.place, true),

@@ -5,25 +5,25 @@ use std::os::unix::fs::MetadataExt;
 use oci_tests::check::{Res, ensure, eq, has, skip};
 use serde_json::json;
 
-use super::{docker, exec, inspect, knob, name, run, sh, sh_ok, sleeping, until};
+use super::{docker, exec, inspect, knob, name, run, sh, sh_ok, shared, sleeping, until};
 use crate::known::{DEV_NULL, MISSING};
 use crate::scenario::{Scenario, scenario};
 use crate::stage::Stage;
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
-        scenario("limits, inside and outside", "F141", limits),
-        scenario("a read-only root with tmpfs and shm size", "F145", read_only),
+        scenario("limits, inside and outside", "F141", shared::limits),
+        scenario("a read-only root with tmpfs and shm size", "F145", shared::read_only),
         scenario("binds, read-only binds, propagation", "F145", binds),
         scenario("a volume gets the image's files", "F145", volume),
         scenario("capabilities are dropped and added", "F144", capabilities),
         scenario("seccomp: default, own profile, none", "F144", seccomp),
         scenario("no new privileges, masked and read-only paths", "F144", protected),
-        scenario("user, groups, directory, hostname, environment", "F153", process),
+        scenario("user, groups, directory, hostname, environment", "F153", shared::process),
         scenario("ulimits, oom score, sysctls", "F144", knobs),
         scenario("devices and their rules", "F144", devices),
-        scenario("namespaces of the host and of another container", "F144", namespaces),
-        scenario("a private cgroup namespace", "F144", cgroup_namespace),
+        scenario("namespaces of the host and of another container", "F144", shared::namespaces),
+        scenario("a private cgroup namespace", "F144", shared::cgroup_namespace),
         scenario("a network: addresses, names, a published port", "F164", network),
         scenario("all privileges", "F144", privileged),
         scenario("a cgroup parent of one's own", "F141", parent),
@@ -39,52 +39,6 @@ pub fn remapped() -> Vec<Scenario> {
         scenario("missing programs: 127, limits, terminal", "F149 F150", remapped_others)
             .but_crun(MISSING),
     ]
-}
-
-fn limits(stage: &Stage) -> Res {
-    let options = [
-        "--memory",
-        "64m",
-        "--memory-reservation",
-        "32m",
-        "--cpus",
-        "0.5",
-        "--cpu-shares",
-        "512",
-        "--cpuset-cpus",
-        "0",
-        "--pids-limit",
-        "20",
-    ];
-    let name = sleeping(stage, &options)?;
-    for (controller, files, wanted) in [
-        ("memory", ["memory.limit_in_bytes", "memory.max"], "67108864"),
-        ("memory", ["memory.soft_limit_in_bytes", "memory.low"], "33554432"),
-        ("cpu", ["cpu.cfs_quota_us", "cpu.max"], "50000"),
-        ("cpuset", ["cpuset.cpus"; 2], "0"),
-        ("pids", ["pids.max"; 2], "20"),
-    ] {
-        let seen = knob(stage, &name, controller, files)?;
-        ensure(seen.starts_with(wanted), format!("{}: wanted {wanted}, saw {seen}", files[0]))?;
-    }
-    let inside = "/sys/fs/cgroup/memory/memory.limit_in_bytes";
-    let seen =
-        exec(stage, &name, &["sh", "-c", &format!("cat {inside} /sys/fs/cgroup/memory.max")])?;
-    has("inside", &seen.out, "67108864")?;
-    eq("processors", &exec(stage, &name, &["nproc"])?.out.trim(), &"1")?;
-    let line = "i=0; while [ $i -lt 40 ]; do sleep 5 & i=$((i+1)); done";
-    let output = exec(stage, &name, &["sh", "-c", line])?;
-    has("more processes than allowed", &output.err, "can't fork")
-}
-
-fn read_only(stage: &Stage) -> Res {
-    let options = ["--read-only", "--tmpfs", "/scratch:size=1m,mode=700", "--shm-size", "2m"];
-    let line =
-        "touch /x; touch /scratch/x && echo written; df -k /scratch /dev/shm | awk '{print $2}'";
-    let output = sh(stage, &options, line)?;
-    has("touch on the root", &output.err, "Read-only file system")?;
-    has("touch on the tmpfs", &output.out, "written")?;
-    has("sizes", &output.out, "1024\n2048")
 }
 
 fn binds(stage: &Stage) -> Res {
@@ -118,20 +72,15 @@ fn volume(stage: &Stage) -> Res {
     eq("file of the first", &sh_ok(stage, &["--volume", &option], "cat /data/new")?.as_str(), &"1")
 }
 
-fn bits(text: &str) -> u64 {
-    let word = text.split_whitespace().next_back().unwrap_or_default();
-    u64::from_str_radix(word, 16).unwrap_or_default()
-}
-
 fn capabilities(stage: &Stage) -> Res {
     let line = "grep CapEff /proc/self/status";
-    eq("the usual set", &bits(&sh_ok(stage, &[], line)?), &0xa804_25fb)?;
+    eq("the usual set", &shared::bits(&sh_ok(stage, &[], line)?), &0xa804_25fb)?;
     let options = ["--cap-drop", "ALL", "--cap-add", "NET_ADMIN"];
-    eq("one alone", &bits(&sh_ok(stage, &options, line)?), &(1 << 12))?;
+    eq("one alone", &shared::bits(&sh_ok(stage, &options, line)?), &(1 << 12))?;
     let text = sh_ok(stage, &["--user", "1000"], "grep Cap /proc/self/status | head -3")?;
     for set in text.lines() {
-        let wanted = if set.starts_with("CapInh") { bits(set) } else { 0 };
-        eq(set, &bits(set), &wanted)?;
+        let wanted = if set.starts_with("CapInh") { shared::bits(set) } else { 0 };
+        eq(set, &shared::bits(set), &wanted)?;
     }
     Ok(())
 }
@@ -169,23 +118,6 @@ fn protected(stage: &Stage) -> Res {
     has("a read-only path", &output.err, "Read-only file system")
 }
 
-fn process(stage: &Stage) -> Res {
-    let options = [
-        "--user",
-        "tester",
-        "--group-add",
-        "3000",
-        "--workdir",
-        "/new/dir",
-        "--hostname",
-        "other",
-        "--env",
-        "ONE=1",
-    ];
-    let text = sh_ok(stage, &options, "id -u; id -G; pwd; hostname; echo $ONE; cat /etc/hostname")?;
-    eq("what it sees", &text.as_str(), &"1000\n1000 2000 3000\n/new/dir\nother\n1\nother")
-}
-
 fn knobs(stage: &Stage) -> Res {
     let options = [
         "--ulimit",
@@ -215,35 +147,6 @@ fn devices(stage: &Stage) -> Res {
     has("a device by another name", &output.out, "3\n")
 }
 
-fn link(pid: &str, name: &str) -> Res<String> {
-    Ok(std::fs::read_link(format!("/proc/{pid}/ns/{name}"))?.display().to_string())
-}
-
-fn namespaces(stage: &Stage) -> Res {
-    let line = "for n in pid ipc uts net; do readlink /proc/self/ns/$n; done";
-    let options = ["--pid", "host", "--ipc", "host", "--uts", "host", "--network", "host"];
-    let text = sh_ok(stage, &options, line)?;
-    let own: Vec<String> =
-        ["pid", "ipc", "uts", "net"].iter().map(|n| link("self", n)).collect::<Res<_>>()?;
-    eq("the host's", &text.lines().map(str::to_owned).collect(), &own)?;
-    let name = sleeping(stage, &["--ipc", "shareable"])?;
-    let pid = inspect(stage, &name, "/State/Pid")?.to_string();
-    let of = format!("container:{name}");
-    let text = sh_ok(stage, &["--pid", &of, "--ipc", &of, "--network", &of], line)?;
-    let lines: Vec<&str> = text.lines().collect();
-    for (place, kind) in [(0, "pid"), (1, "ipc"), (3, "net")] {
-        eq(kind, &lines[place], &link(&pid, kind)?.as_str())?;
-    }
-    ensure(lines[2] != link(&pid, "uts")?, "the uts namespace is shared too")
-}
-
-fn cgroup_namespace(stage: &Stage) -> Res {
-    let line = "cat /proc/self/cgroup";
-    let text = sh_ok(stage, &["--cgroupns", "private"], line)?;
-    ensure(text.lines().all(|line| line.ends_with(":/")), text)?;
-    has("with the host's", &sh_ok(stage, &["--cgroupns", "host"], line)?, &stage.word)
-}
-
 fn network(stage: &Stage) -> Res {
     let line = "mkdir /www; echo served > /www/index.html; httpd -f -p 80 -h /www";
     let options = ["--network", "bridge", "--publish", "127.0.0.1:8098:80"];
@@ -267,7 +170,7 @@ fn lacks_resource() -> bool {
     // CAP_SYS_RESOURCE is bit 24.
     own.lines()
         .find(|line| line.starts_with("CapBnd"))
-        .is_some_and(|line| bits(line) >> 24 & 1 == 0)
+        .is_some_and(|line| shared::bits(line) >> 24 & 1 == 0)
 }
 
 fn privileged(stage: &Stage) -> Res {

@@ -5,18 +5,17 @@ mod configuration;
 mod life;
 mod mistakes;
 
-use std::path::PathBuf;
+use oci_tests::check::Res;
+use serde_json::{Value, json};
 
-use oci_tests::cgroups;
-use oci_tests::check::{Res, fail};
-use oci_tests::process::Output;
-use serde_json::Value;
-
-use crate::clients::debian::{self, DEBIAN};
+use super::debian::{self, DEBIAN};
+use super::engine::{
+    call as docker, exec, inspect, knob, name, run, run_image, running, sh, sh_ok, shared,
+    sleeping, until,
+};
 use crate::daemon::Daemon;
-use crate::images::BOX;
 use crate::scenario::Client;
-use crate::stage::{Cmd, Stage};
+use crate::stage::{Cmd, Stage, search_path};
 
 /// Docker with the runtime as its default.
 pub const CLIENT: Client = Client {
@@ -57,6 +56,9 @@ pub const REMAPPED: Client = Client {
 /// The name under which Docker knows the runtime.
 const NAME: &str = "tested";
 
+/// The name by which Docker finds the shim in PATH.
+const SHIM: &str = "io.containerd.bulkhead.v2";
+
 fn emptied(stage: &Stage) -> Vec<String> {
     let run = stage.dir.join("docker/exec");
     let names = [
@@ -64,7 +66,22 @@ fn emptied(stage: &Stage) -> Vec<String> {
         "runtime-runc/moby",
         "containerd/daemon/io.containerd.runtime.v2.task/moby",
     ];
-    names.iter().map(|name| run.join(name).display().to_string()).collect()
+    let mut dirs: Vec<String> =
+        names.iter().map(|name| run.join(name).display().to_string()).collect();
+    // containerd's own shim leaves its socket there when it is killed.
+    if stage.shim.is_some() {
+        dirs.extend(["/run/containerd/bulkhead/moby", "/run/containerd/s"].map(str::to_owned));
+    }
+    dirs
+}
+
+/// What daemon.json says of the runtime.
+fn configuration(stage: &Stage) -> Value {
+    let runtime = match &stage.shim {
+        Some(_) => json!({ "runtimeType": SHIM }),
+        None => json!({ "path": stage.runtime }),
+    };
+    json!({ "runtimes": { NAME: runtime }, "default-runtime": NAME })
 }
 
 fn open(stage: &Stage, options: &[&str]) -> Res {
@@ -72,8 +89,11 @@ fn open(stage: &Stage, options: &[&str]) -> Res {
     std::fs::create_dir_all(dir.join("bin"))?;
     // BuildKit knows one name only, and looks it up in PATH.
     std::os::unix::fs::symlink(&stage.runtime, dir.join("bin/runc"))?;
+    if let Some(shim) = &stage.shim {
+        std::os::unix::fs::symlink(shim, dir.join("bin/containerd-shim-bulkhead-v2"))?;
+    }
     stage.set_env("DOCKER_HOST", format!("unix://{}", dir.join("docker.sock").display()));
-    std::fs::write(dir.join("daemon.json"), "{}")?;
+    std::fs::write(dir.join("daemon.json"), configuration(stage).to_string())?;
     std::fs::write(dir.join("options"), options.join("\n"))?;
     stage.keep(again(stage)?);
     let archive = stage.images.join("box.tar").display().to_string();
@@ -93,14 +113,11 @@ fn again(stage: &Stage) -> Res<Daemon> {
         "overlay2",
         "--bip",
         "10.98.0.1/24",
-        "--default-runtime",
-        NAME,
         "--cgroup-parent",
     ]
     .map(str::to_owned)
     .into();
     words.push(format!("/{}", stage.word));
-    words.extend(["--add-runtime".to_owned(), format!("{NAME}={}", stage.runtime.display())]);
     for (option, name) in [
         ("--config-file", "daemon.json"),
         ("--data-root", "data"),
@@ -112,25 +129,9 @@ fn again(stage: &Stage) -> Res<Daemon> {
     words.extend(["--host".to_owned(), format!("unix://{}", path("docker.sock"))]);
     words.extend(options.lines().map(str::to_owned));
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let search = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", path("bin"));
+    let search = format!("{}:{}", path("bin"), search_path(&stage.programs));
     let ready = || Ok(docker(stage, &["version"]).output()?.code == Some(0));
     Daemon::start(stage, &words, &[("PATH", &search)], ready)
-}
-
-fn docker<'s>(stage: &'s Stage, words: &[&str]) -> Cmd<'s> {
-    stage.cmd(&["docker"]).args(words)
-}
-
-/// A fresh container name, removed after the scenario.
-fn name(stage: &Stage) -> String {
-    let name = format!("c{}", stage.next());
-    stage.later(&["docker", "rm", "--force", "--volumes", &name]);
-    name
-}
-
-/// `docker run OPTIONS box COMMAND`.
-fn run<'s>(stage: &'s Stage, options: &[&str], command: &[&str]) -> Cmd<'s> {
-    docker(stage, &["run"]).args(options).args(&[BOX]).args(command)
 }
 
 /// Docker with an image of Debian.
@@ -147,77 +148,7 @@ impl debian::Client for Docker {
             docker(stage, &["load", "--quiet", "--input", &archive]).must()?;
         }
         let name = name(stage);
-        let words = ["run", "--rm", "--network", "none", "--name", &name];
-        Ok(docker(stage, &words).args(options).args(&[DEBIAN]))
-    }
-}
-
-/// `docker run --rm` of a shell line; answers how it ended.
-fn sh(stage: &Stage, options: &[&str], line: &str) -> Res<Output> {
-    let name = name(stage);
-    let mut all = vec!["--rm", "--network", "none", "--name", &name];
-    if options.contains(&"--network") {
-        all.drain(1..3);
-    }
-    all.extend_from_slice(options);
-    run(stage, &all, &["sh", "-c", line]).output()
-}
-
-/// The same, which must end well; answers what it printed.
-fn sh_ok(stage: &Stage, options: &[&str], line: &str) -> Res<String> {
-    let output = sh(stage, options, line)?;
-    match output.code {
-        Some(0) => Ok(output.out.trim().to_owned()),
-        _ => fail(format!("{line}: {} {}", output.brief(), output.out.trim())),
-    }
-}
-
-/// A container that runs a command; answers its name.
-fn running(stage: &Stage, options: &[&str], command: &[&str]) -> Res<String> {
-    let name = name(stage);
-    let mut all = vec!["--detach", "--network", "none", "--name", &name];
-    if options.contains(&"--network") {
-        all.drain(1..3);
-    }
-    all.extend_from_slice(options);
-    run(stage, &all, command).must()?;
-    Ok(name)
-}
-
-/// A container that sleeps; answers its name.
-fn sleeping(stage: &Stage, options: &[&str]) -> Res<String> {
-    let mut all = vec!["--stop-timeout", "1"];
-    all.extend_from_slice(options);
-    running(stage, &all, &["sleep", "1000"])
-}
-
-fn exec(stage: &Stage, name: &str, command: &[&str]) -> Res<Output> {
-    docker(stage, &["exec", name]).args(command).output()
-}
-
-/// What `docker inspect` says at a JSON pointer.
-fn inspect(stage: &Stage, name: &str, pointer: &str) -> Res<Value> {
-    let text = docker(stage, &["inspect", name]).must()?;
-    let value: Value = serde_json::from_str(&text).unwrap_or_default();
-    Ok(value[0].pointer(pointer).cloned().unwrap_or_default())
-}
-
-/// Waits until `docker inspect` says this at a JSON pointer.
-fn until(stage: &Stage, name: &str, pointer: &str, wanted: impl Into<Value>) -> Res {
-    let wanted = wanted.into();
-    stage.until(&format!("{pointer} of {name} is {wanted}"), || {
-        Ok(inspect(stage, name, pointer)? == wanted)
-    })
-}
-
-/// A knob of a container's cgroup, by its names in v1 and v2.
-fn knob(stage: &Stage, name: &str, controller: &str, files: [&str; 2]) -> Res<String> {
-    let id = inspect(stage, name, "/Id")?;
-    let path = format!("/{}/{}", stage.word, id.as_str().unwrap_or_default());
-    let dir: PathBuf = cgroups::either(controller, &path)?;
-    let file = files.iter().map(|file| dir.join(file)).find(|file| file.exists());
-    match file {
-        Some(file) => Ok(std::fs::read_to_string(file)?.trim().to_owned()),
-        None => fail(format!("{} has neither of {files:?}", dir.display())),
+        let all = [&["--rm", "--name", &name], options].concat();
+        Ok(run_image(stage, &all, DEBIAN))
     }
 }

@@ -12,7 +12,7 @@ use oci_tests::check::{Res, fail, skip};
 use oci_tests::kind::Kind;
 
 use crate::sandbox;
-use crate::stage::Stage;
+use crate::stage::{Stage, search_path};
 
 /// What pages call the image of the tests.
 const IMAGE: &str = "docker.io/library/busybox:latest";
@@ -44,11 +44,8 @@ pub fn prepare(stage: &Stage) -> Res {
     let name = package.file_name().unwrap_or_default();
     fs::copy(&package, stage.dir.join("home").join(name))?;
     fs::create_dir(stage.dir.join("bin"))?;
-    let mut path = stage.path("bin");
-    if let Some(dir) = &stage.containerd {
-        path.push_str(&format!(":{}", dir.display()));
-    }
-    stage.set_env("PATH", path + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let path = format!("{}:{}", stage.path("bin"), search_path(&stage.programs));
+    stage.set_env("PATH", path);
     Ok(())
 }
 

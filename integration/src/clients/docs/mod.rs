@@ -105,11 +105,6 @@ pub const PODMAN: Client = Client {
     emptied: |_| vec!["/run/bulkhead".to_owned()],
 };
 
-/// Whether a client's daemons run with their usual cgroups, and so need a root of their own for these.
-pub fn needs_own_cgroups(client: &Client) -> bool {
-    client.name.starts_with("docs ")
-}
-
 fn containerd_places(_: &Stage) -> Vec<String> {
     ["/run/containerd/s", "/run/containerd/bulkhead/default", "/run/containerd/bulkhead/k8s.io"]
         .map(str::to_owned)
