@@ -19,7 +19,7 @@ mod freezer;
 mod kill;
 mod knob;
 pub(crate) mod layout;
-mod oom;
+pub(crate) mod oom;
 mod plan;
 mod remove;
 mod resources;

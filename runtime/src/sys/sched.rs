@@ -66,3 +66,16 @@ pub(crate) fn create_core_cookie() -> Result<()> {
     };
     check("prctl(PR_SCHED_CORE)", value.into()).map(drop)
 }
+
+/// The core scheduling cookie of a thread, 0 for none. prctl(2), Linux 5.14.
+pub(crate) fn core_cookie(pid: Pid) -> Result<u64> {
+    /// `PIDTYPE_PID` of the kernel's `enum pid_type`.
+    const THREAD: libc::c_ulong = 0;
+    let mut cookie = 0u64;
+    let thread = libc::c_ulong::try_from(pid.as_raw()).unwrap_or_default();
+    // SAFETY: the kernel writes eight bytes to the cookie, which outlives the call.
+    let value = unsafe {
+        libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_GET, thread, THREAD, &raw mut cookie)
+    };
+    check("prctl(PR_SCHED_CORE)", value.into()).map(|_| cookie)
+}
