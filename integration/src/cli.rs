@@ -11,14 +11,16 @@ use crate::clients;
 use crate::runner::{self, Plan};
 
 const USAGE: &str = "\
-usage: integration [--runtime PATH] [--shim PATH] [--containerd DIR] [--filter WORDS] [--jobs N] [--list]
-       integration compare [--shim PATH] [--containerd DIR] [--filter WORDS] [--jobs N] RUNTIME RUNTIME...
+usage: integration [OPTIONS] [--runtime PATH] [--list]
+       integration compare [OPTIONS] RUNTIME RUNTIME...
+options: --shim PATH, --containerd DIR, --filter WORDS, --except WORDS, --jobs N, --slow N
 
 Runs a runtime under containerd, Docker, Podman, Buildah and CRI. Needs root, and the clients.
 The runtime is --runtime, else $RUNTIME, else this workspace's own binary.
 With --shim, containerd uses that shim; else its own one calls the runtime.
 With --containerd, containerd, ctr and its shim come from that directory.
-A filter's words must all occur in a scenario's title; the exit code is 0 only without a failure.
+A filter's words must all occur in a scenario's title, and none of --except; --slow N makes deadlines N
+times as long. The exit code is 0 only without a failure.
 ";
 
 #[derive(Default)]
@@ -27,7 +29,9 @@ struct Options {
     shim: Option<PathBuf>,
     containerd: Option<PathBuf>,
     filter: Vec<String>,
+    except: Vec<String>,
     jobs: Option<usize>,
+    slow: Option<u32>,
     list: bool,
     others: Vec<String>,
 }
@@ -43,8 +47,12 @@ impl Options {
                 "--shim" => options.shim = Some(value()?.into()),
                 "--containerd" => options.containerd = Some(value()?.into()),
                 "--filter" => options.filter.extend(value()?.split_whitespace().map(str::to_owned)),
+                "--except" => options.except.extend(value()?.split_whitespace().map(str::to_owned)),
                 "--jobs" => {
                     options.jobs = Some(value()?.parse().map_err(|_| "--jobs needs a number")?)
+                }
+                "--slow" => {
+                    options.slow = Some(value()?.parse().map_err(|_| "--slow needs a number")?)
                 }
                 "--list" => options.list = true,
                 "--help" | "-h" => return Err(String::new()),
@@ -61,7 +69,8 @@ impl Options {
         for (client, entry) in clients::ALL.iter().enumerate() {
             for (index, scenario) in (entry.scenarios)().iter().enumerate() {
                 let title = entry.title(scenario);
-                if self.filter.iter().all(|word| title.contains(word.as_str())) {
+                let has = |word: &String| title.contains(word.as_str());
+                if self.filter.iter().all(has) && !self.except.iter().any(has) {
                     chosen.push((client, index));
                 }
             }
@@ -87,6 +96,7 @@ impl Options {
             containerd: absolute(&self.containerd)?,
             chosen,
             jobs: self.jobs.unwrap_or(2),
+            slow: self.slow.unwrap_or(1).max(1),
         })
     }
 }

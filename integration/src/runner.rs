@@ -30,6 +30,8 @@ pub struct Plan {
     pub chosen: Vec<(usize, usize)>,
     /// How many clients run at once.
     pub jobs: usize,
+    /// How many times as slow as usual the machine is.
+    pub slow: u32,
 }
 
 /// How long starting and stopping a client's daemons may take, beside its scenarios.
@@ -101,6 +103,7 @@ fn jobs(plan: &Plan, place: &Place, images: &Path) -> VecDeque<Job> {
             dir: place.base.join(name.replace(' ', "-")),
             images: images.to_owned(),
             word,
+            slow: plan.slow,
         });
     }
     jobs.sort_by_key(|job| std::cmp::Reverse(job.scenarios.len()));
@@ -173,7 +176,7 @@ fn supervise(job: &Job, mut line: impl FnMut(&str)) -> io::Result<()> {
     let stdout = child.stdout.take().ok_or(io::Error::other("no pipe"))?;
     let pid = child.id() as i32;
     let result = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| watch(&mut child, pid, limit + OVERHEAD));
+        let watch = scope.spawn(|| watch(&mut child, pid, (limit + OVERHEAD) * job.slow));
         for text in BufReader::new(stdout).lines().map_while(Result::ok) {
             line(&text);
         }
