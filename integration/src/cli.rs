@@ -13,9 +13,9 @@ use crate::clients;
 use crate::runner::{self, Plan};
 
 const USAGE: &str = "\
-usage: integration [--runtime PATH] [--shim PATH] [--containerd DIR] [--docker DIR] [--debian FILE]
-                   [--filter WORDS] [--jobs N] [--list]
-       integration compare [--containerd DIR] [--docker DIR] [--debian FILE] [--filter WORDS] [--jobs N] PROGRAM...
+usage: integration [OPTIONS] [--runtime PATH] [--shim PATH] [--list]
+       integration compare [OPTIONS] PROGRAM...
+options: --containerd DIR, --docker DIR, --debian FILE, --filter WORDS, --except WORDS, --jobs N, --slow N
 
 Runs a runtime under containerd, Docker, Podman, Buildah and CRI. Needs root, and the clients.
 The runtime is --runtime, else $RUNTIME, else this workspace's own binary.
@@ -24,7 +24,8 @@ With --containerd, containerd, ctr and its shim come from that directory; with -
 is. The machine's own Docker is taken to be 20.10, which knows no shim but its own: there --shim says nothing.
 With --debian, scenarios use the image in that archive, which integration/debian/build makes.
 A program to compare is a runtime, or a shim if its name begins with containerd-shim.
-A filter's words must all occur in a scenario's title; the exit code is 0 only without a failure.
+A filter's words must all occur in a scenario's title, and none of --except; --slow N makes deadlines N
+times as long. The exit code is 0 only without a failure.
 ";
 
 struct Options {
@@ -33,17 +34,28 @@ struct Options {
     containerd: Option<PathBuf>,
     docker: Option<PathBuf>,
     debian: Option<PathBuf>,
+    except: Vec<String>,
+    slow: Option<u32>,
 }
 
 impl Options {
     fn parse(words: &[String]) -> Result<Self, String> {
         let (mut shim, mut containerd, mut docker, mut debian) = (None, None, None, None);
+        let (mut except, mut slow) = (Vec::new(), None);
         let common = options::Options::parse(words, |word, value| {
             let place = match word {
                 "--shim" => &mut shim,
                 "--containerd" => &mut containerd,
                 "--docker" => &mut docker,
                 "--debian" => &mut debian,
+                "--except" => {
+                    except.extend(value()?.split_whitespace().map(str::to_owned));
+                    return Ok(true);
+                }
+                "--slow" => {
+                    slow = Some(value()?.parse().map_err(|_| "--slow needs a number")?);
+                    return Ok(true);
+                }
                 _ => return Ok(false),
             };
             let path = value()?;
@@ -54,7 +66,7 @@ impl Options {
         if common.compare && shim.is_some() {
             return Err("a shim to compare is one of the programs".into());
         }
-        Ok(Self { common, shim, containerd, docker, debian })
+        Ok(Self { common, shim, containerd, docker, debian, except, slow })
     }
 
     /// The scenarios that the filter lets through: client and place in its list.
@@ -66,7 +78,9 @@ impl Options {
                 continue;
             }
             for (index, scenario) in (entry.scenarios)().iter().enumerate() {
-                if self.common.wants(&entry.title(scenario)) {
+                let title = entry.title(scenario);
+                let excepted = self.except.iter().any(|word| title.contains(word.as_str()));
+                if self.common.wants(&title) && !excepted {
                     chosen.push((client, index));
                 }
             }
@@ -87,6 +101,7 @@ impl Options {
             debian: self.debian.clone(),
             chosen,
             jobs: self.common.jobs.unwrap_or(2),
+            slow: self.slow.unwrap_or(1).max(1),
         })
     }
 

@@ -21,6 +21,8 @@ pub struct Job {
     pub images: PathBuf,
     /// A word in the names of everything that this job makes.
     pub word: String,
+    /// How many times as slow as usual the machine is.
+    pub slow: u32,
 }
 
 impl Job {
@@ -40,12 +42,13 @@ impl Job {
             self.dir.display().to_string(),
             self.images.display().to_string(),
             self.word.clone(),
+            self.slow.to_string(),
         ]
     }
 
     /// The inverse of `words`.
     pub fn parse(words: &[String]) -> Option<Self> {
-        let [client, indices, runtime, shim, programs, dir, images, word] = words else {
+        let [client, indices, runtime, shim, programs, dir, images, word, slow] = words else {
             return None;
         };
         let path = |text: &String| (!text.is_empty()).then(|| PathBuf::from(text));
@@ -59,6 +62,7 @@ impl Job {
             dir: dir.into(),
             images: images.into(),
             word: word.clone(),
+            slow: slow.parse().ok()?,
         })
     }
 }

@@ -35,6 +35,8 @@ pub struct Plan {
     pub chosen: Vec<(usize, usize)>,
     /// How many clients run at once.
     pub jobs: usize,
+    /// How many times as slow as usual the machine is.
+    pub slow: u32,
 }
 
 impl Plan {
@@ -127,6 +129,7 @@ fn jobs(plan: &Plan, place: &Place, images: &Path) -> VecDeque<Job> {
             dir: place.base.join(name.replace(' ', "-")),
             images: images.to_owned(),
             word,
+            slow: plan.slow,
         });
     }
     jobs.sort_by_key(|job| std::cmp::Reverse(job.scenarios.len()));
@@ -193,7 +196,7 @@ fn supervise(job: &Job, mut line: impl FnMut(&str)) -> io::Result<()> {
     let stdout = child.stdout.take().ok_or(io::Error::other("no pipe"))?;
     let pid = child.id() as i32;
     let result = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| watch(&mut child, pid, limit + OVERHEAD));
+        let watch = scope.spawn(|| watch(&mut child, pid, (limit + OVERHEAD) * job.slow));
         for text in BufReader::new(stdout).lines().map_while(Result::ok) {
             line(&text);
         }

@@ -42,8 +42,10 @@ impl Terminal {
         while !stage.remaining().is_zero() {
             self.resize((columns + 1, rows))?;
             self.resize((columns, rows))?;
-            if readable(&self.ours, Duration::from_millis(500))? {
-                return self.until(stage, words);
+            while readable(&self.ours, Duration::from_millis(500))? {
+                if self.read(words)? {
+                    return Ok(());
+                }
             }
         }
         fail(format!("the terminal never showed {words:?}"))
@@ -56,26 +58,35 @@ impl Terminal {
 
     /// Waits until the words have been printed.
     pub fn until(&mut self, stage: &Stage, words: &str) -> Res {
-        loop {
-            if let Some(place) = self.seen.find(words) {
-                self.seen.drain(..place + words.len());
-                return Ok(());
-            }
-            if !readable(&self.ours, stage.remaining().min(Duration::from_secs(30)))? {
+        while !self.take(words) {
+            if !readable(&self.ours, stage.remaining())? {
                 return fail(format!("the terminal never showed {words:?}: {:?}", cut(&self.seen)));
             }
-            let mut block = [0u8; 4096];
-            match self.ours.read(&mut block) {
-                Ok(count) if count > 0 => {
-                    self.seen.push_str(&String::from_utf8_lossy(&block[..count]));
-                }
-                _ => {
-                    return fail(format!(
-                        "the terminal was closed before {words:?}: {:?}",
-                        cut(&self.seen)
-                    ));
-                }
+            if self.read(words)? {
+                break;
             }
         }
+        Ok(())
+    }
+
+    /// Reads what is there; whether the words have been printed.
+    fn read(&mut self, words: &str) -> Res<bool> {
+        let mut block = [0u8; 4096];
+        match self.ours.read(&mut block) {
+            Ok(count) if count > 0 => {
+                self.seen.push_str(&String::from_utf8_lossy(&block[..count]));
+                Ok(self.take(words))
+            }
+            _ => fail(format!("the terminal was closed before {words:?}: {:?}", cut(&self.seen))),
+        }
+    }
+
+    /// Forgets what was printed up to the end of the words, if they were.
+    fn take(&mut self, words: &str) -> bool {
+        let found = self.seen.find(words);
+        if let Some(place) = found {
+            self.seen.drain(..place + words.len());
+        }
+        found.is_some()
     }
 }

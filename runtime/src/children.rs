@@ -53,6 +53,16 @@ pub fn share_cores_with_own_group() -> Result<()> {
     sys::sched::create_core_cookie().context("schedule by core", "process group")
 }
 
+/// What the process' first thread shares processor cores by: with all that have the same number. 0 is
+/// the number of those that share with whoever asks for nothing.
+///
+/// # Errors
+/// As [`share_cores_with_own_group`], and `ESRCH`.
+pub fn cores_shared_by(pid: i32) -> Result<u64> {
+    let cookie = sys::sched::core_cookie(nix::unistd::Pid::from_raw(pid));
+    cookie.context("look at core scheduling of", pid.to_string())
+}
+
 /// Gives `SIGCHLD` its default action in the calling process. A caller that ignored it hands that on
 /// through `execve`, and the kernel then reaps children unseen: no exit status, of hooks neither.
 pub fn keep_child_statuses() -> Result<()> {

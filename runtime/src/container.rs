@@ -1,7 +1,7 @@
 //! A container and its verbs: the crate's public surface.
 
 use std::borrow::Cow;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use oci_spec::runtime::{LinuxIntelRdt, LinuxResources, Process as ProcessSpec, Spec};
 
+use crate::cgroup::oom::OomWatch;
 use crate::cgroup::stats::Stats;
-use crate::cgroup::victim::Victim;
 use crate::cgroup::{self, Cgroup, Recorded};
 use crate::create;
 use crate::error::{Context, Error, ErrorKind, Result, quote};
@@ -385,13 +385,9 @@ impl Container {
         self.cgroup()?.kill(signal)
     }
 
-    /// Kills what an init that has ended left behind. With a pid namespace of its own that is nothing:
-    /// the kernel has done it.
-    ///
-    /// # Errors
-    /// As [`Container::kill_all`].
-    pub fn kill_remains(&self) -> Result<()> {
-        if self.record.options.own_pid_namespace { Ok(()) } else { self.kill_all(libc::SIGKILL) }
+    /// Whether the kernel ends the others when the init ends: the pid namespace is the container's own.
+    pub fn has_own_pid_namespace(&self) -> bool {
+        self.record.options.own_pid_namespace
     }
 
     /// Removes a stopped or created container; with `force` a running one too. Runs the poststop
@@ -535,14 +531,12 @@ impl Container {
         self.required_cgroup("list the processes of")?.pids()
     }
 
-    /// Calls `seen` for every kill by the kernel's OOM killer in the cgroup, until `until` becomes
-    /// readable or the cgroup is gone; with the victim where the kernel log tells of it.
-    pub fn watch_oom(
-        &self,
-        until: BorrowedFd<'_>,
-        seen: &mut dyn FnMut(Option<Victim>),
-    ) -> Result<()> {
-        self.required_cgroup("watch")?.watch_oom(until, seen)
+    /// Begins to watch for kills by the kernel's OOM killer in the cgroup.
+    ///
+    /// # Errors
+    /// There is no cgroup, or it cannot be read.
+    pub fn watch_oom(&self) -> Result<OomWatch> {
+        self.required_cgroup("watch")?.watch_oom()
     }
 }
 

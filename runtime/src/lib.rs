@@ -53,11 +53,13 @@ mod uts;
 mod validate;
 mod watcher;
 
+pub use cgroup::oom::{OomKill, OomWatch};
 pub use cgroup::stats::{BlockIoEntry, MemoryUse, Pressure, RdmaUse, Stall, Stats};
 pub use cgroup::victim::Victim;
 pub use check::{Facility, Failing, Findings, Standing, check_bundle, check_host};
 pub use children::{
-    Forked, close_all_but, fork, keep_child_statuses, leave, reap_child, share_cores_with_own_group,
+    Forked, close_all_but, cores_shared_by, fork, keep_child_statuses, leave, reap_child,
+    share_cores_with_own_group,
 };
 pub use container::Container;
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};

@@ -234,6 +234,11 @@ fn cpu_v2(stats: &Stats) -> v2::CPUStat {
 fn memory_v2(stats: &Stats) -> v2::MemoryStat {
     let memory = &stats.memory;
     let raw = |key: &str| memory.raw.get(key).copied().unwrap_or_default();
+    // Linux 5.9 counts the two kinds of pages apart.
+    let both = |key: &str| {
+        let kinds = ["", "_anon", "_file"].map(|kind| raw(&format!("{key}{kind}")));
+        kinds.iter().sum::<u64>()
+    };
     v2::MemoryStat {
         anon: raw("anon"),
         file: raw("file"),
@@ -254,8 +259,8 @@ fn memory_v2(stats: &Stats) -> v2::MemoryStat {
         slab_unreclaimable: raw("slab_unreclaimable"),
         pgfault: raw("pgfault"),
         pgmajfault: raw("pgmajfault"),
-        workingset_refault: raw("workingset_refault"),
-        workingset_activate: raw("workingset_activate"),
+        workingset_refault: both("workingset_refault"),
+        workingset_activate: both("workingset_activate"),
         workingset_nodereclaim: raw("workingset_nodereclaim"),
         pgrefill: raw("pgrefill"),
         pgscan: raw("pgscan"),
@@ -362,7 +367,14 @@ mod tests {
         stats.cpu.throttling.throttled_time = 7_000;
         stats.memory.usage = MemoryUse { limit: u64::MAX, usage: 4096, max: 8192, failcnt: 3 };
         stats.memory.swap_only = MemoryUse { limit: 10, usage: 1, ..MemoryUse::default() };
-        stats.memory.raw = [("rss", 11), ("anon", 12)].map(|(k, v)| (k.to_owned(), v)).into();
+        stats.memory.raw = [
+            ("rss", 11),
+            ("anon", 12),
+            ("workingset_refault_anon", 1),
+            ("workingset_refault_file", 2),
+        ]
+        .map(|(k, v)| (k.to_owned(), v))
+        .into();
         stats.memory.events = [("oom_kill".to_owned(), 2)].into();
         stats.pids.current = 4;
         let entry = |op: &str, value| BlockIoEntry { major: 8, minor: 0, op: op.into(), value };
@@ -396,6 +408,7 @@ mod tests {
         assert_eq!((metrics.cpu.usage_usec, metrics.cpu.throttled_usec), (5000, 7));
         assert_eq!((metrics.memory.usage_limit, metrics.memory.swap_limit), (u64::MAX, 10));
         assert_eq!((metrics.memory.anon, metrics.memory_events.oom_kill), (12, 2));
+        assert_eq!(metrics.memory.workingset_refault, 3);
         assert_eq!(metrics.pids.limit, u64::MAX);
         assert!(metrics.cpu.psi.is_some() && metrics.memory.psi.is_none());
         let [io] = &metrics.io.usage[..] else { panic!("{:?}", metrics.io) };

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::ttrpc::{self, Code};
 use nix::libc::SIGKILL;
-use runtime::{Status, Victim};
+use runtime::{OomKill, Status};
 
 use crate::announce::Events;
 use crate::code::{self, status};
@@ -26,6 +26,9 @@ use crate::work::{self, Name, Request};
 
 /// How long a deletion waits for the end of a process that was killed, and for its last output.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Of threads that wait and do little.
+const STACK: usize = 64 * 1024;
 
 /// Everything that the shim knows.
 #[derive(Debug)]
@@ -230,7 +233,7 @@ impl Pod {
     }
 
     /// Ends a hold on the exit of `process`, and tells an exit that waited for it.
-    fn release(&self, process: &Arc<Process>) {
+    fn release(self: &Arc<Self>, process: &Arc<Process>) {
         let due = process.state().release();
         if due {
             self.end(process);
@@ -238,7 +241,7 @@ impl Pod {
     }
 
     /// A child of the shim has ended.
-    pub fn reaped(&self, pid: i32, status: u8) {
+    pub fn reaped(self: &Arc<Self>, pid: i32, status: u8) {
         let exit = Exit { status: u32::from(status), at: SystemTime::now() };
         let mut table = self.table();
         let Some(process) = table.running.remove(&pid) else {
@@ -256,7 +259,7 @@ impl Pod {
     }
 
     /// Tells the end of a process, of an init after those of all others.
-    fn end(&self, process: &Arc<Process>) {
+    fn end(self: &Arc<Self>, process: &Arc<Process>) {
         let container = self.table().containers.get(&process.container).cloned();
         let Some(container) = container else {
             self.tell(process);
@@ -272,12 +275,33 @@ impl Pod {
             others.init_ended = true;
             others.live > 0
         };
-        // With a pid namespace of its own the kernel has killed the rest.
-        if let Err(error) = container.handle.kill_remains() {
-            self.log.warn(&error.to_string());
-        }
-        if !waits {
+        if !container.handle.has_own_pid_namespace() {
+            self.end_others(container, waits);
+        } else if !waits {
             self.tell(process);
+        }
+    }
+
+    /// Kills what an init left behind in a pid namespace that is not the container's own. In a thread of
+    /// its own: that may wait for a freezer, and this one reaps.
+    fn end_others(self: &Arc<Self>, container: Arc<Container>, waits: bool) {
+        let pod = Arc::clone(self);
+        let init = Arc::clone(&container.init);
+        let thread = thread::Builder::new().name("remains".to_owned()).stack_size(STACK);
+        let spawned = thread.spawn(move || {
+            if let Err(error) = container.handle.kill_all(SIGKILL) {
+                pod.log.warn(&error.to_string());
+            }
+            if !waits {
+                pod.tell(&container.init);
+            }
+        });
+        if let Err(error) = spawned {
+            // They live until the container is deleted.
+            self.log.warn(&format!("kill what container {:?} left: {error}", init.container));
+            if !waits {
+                self.tell(&init);
+            }
         }
     }
 
@@ -358,7 +382,11 @@ impl Pod {
         Ok(())
     }
 
-    fn start_exec(&self, container: &Arc<Container>, process: &Arc<Process>) -> ttrpc::Result<()> {
+    fn start_exec(
+        self: &Arc<Self>,
+        container: &Arc<Container>,
+        process: &Arc<Process>,
+    ) -> ttrpc::Result<()> {
         container.others().live += 1;
         let request = Request::Exec(work::Exec {
             name: container.name.clone(),
@@ -492,30 +520,37 @@ impl Pod {
         })
     }
 
-    /// Tells of every kill by the kernel's OOM killer, for the life of the container.
-    fn watch_oom(self: &Arc<Self>, container: &Arc<Container>) {
-        const STACK: usize = 64 * 1024;
-        let (pod, container) = (Arc::clone(self), Arc::clone(container));
+    /// Tells of every kill by the kernel's OOM killer, from now on and for the life of the container.
+    fn watch_oom(self: &Arc<Self>, container: &Container) {
+        // One that has ended already has no more to tell.
+        let Ok(until) = container.handle.pidfd() else { return };
+        let watch = match container.handle.watch_oom() {
+            Ok(watch) => watch,
+            Err(error) => return self.log.warn(&error.to_string()),
+        };
+        let pod = Arc::clone(self);
         let id = container.name.id.clone();
         let thread = thread::Builder::new().name("oom".to_owned()).stack_size(STACK);
         let spawned = thread.spawn(move || {
-            // One that has ended already has no more to tell.
-            let Ok(until) = container.handle.pidfd() else { return };
-            let id = container.name.id.clone();
-            let watched = container.handle.watch_oom(until.as_fd(), &mut |victim| {
-                if let Some(Victim { pid, name }) = victim {
-                    let text = format!("container {id:?}: out of memory: killed {name:?} ({pid})");
-                    pod.log.warn(&text);
-                }
-                pod.events.oom(&id);
-            });
+            let watched = watch.run(until.as_fd(), &mut |kill| pod.out_of_memory(&id, kill));
             if let Err(error) = watched {
                 pod.log.warn(&error.to_string());
             }
         });
         if let Err(error) = spawned {
+            let id = &container.name.id;
             self.log.warn(&format!("watch for OOM in container {id:?}: {error}"));
         }
+    }
+
+    fn out_of_memory(&self, id: &str, kill: OomKill) {
+        if let Some(victim) = kill.victim {
+            let others = if kill.group { " and all others of its cgroup" } else { "" };
+            let (name, pid) = (victim.name, victim.pid);
+            let text = format!("container {id:?}: out of memory: killed {name:?} ({pid}){others}");
+            self.log.warn(&text);
+        }
+        self.events.oom(id);
     }
 }
 

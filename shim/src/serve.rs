@@ -111,7 +111,7 @@ fn signals() -> runtime::Result<SignalFd> {
 }
 
 /// Reaps children for as long as the shim lives; ends with a signal that asks for its end.
-fn attend(signals: &SignalFd, pod: &Pod) {
+fn attend(signals: &SignalFd, pod: &Arc<Pod>) {
     loop {
         match signals.read_signal() {
             Ok(Some(info)) if info.ssi_signo == Signal::SIGCHLD as u32 => {}

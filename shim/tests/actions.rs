@@ -67,6 +67,17 @@ impl Place {
 
     /// Runs an action, with one pipe's end for both streams closed only when nobody holds it.
     fn run(&self, bundle: &Path, action: &[&str], input: &[u8]) -> Output {
+        self.run_with(bundle, action, input, &[])
+    }
+
+    /// The same with more environment.
+    fn run_with(
+        &self,
+        bundle: &Path,
+        action: &[&str],
+        input: &[u8],
+        variables: &[(&str, &str)],
+    ) -> Output {
         let id = bundle.file_name().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_containerd-shim-bulkhead-v2"))
             .args([
@@ -83,6 +94,7 @@ impl Place {
             .current_dir(bundle)
             .env("MAX_SHIM_VERSION", "2")
             .env("TTRPC_ADDRESS", self.0.join("no-events"))
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -230,6 +242,93 @@ fn a_failed_start_leaves_nothing() {
     let output = place.run(&bundle, &["-frob", "start"], b"");
     assert!(String::from_utf8_lossy(&output.stderr).contains("-frob: flag is not known"));
     assert!(place.daemons().is_empty());
+}
+
+/// A cgroup of the test's own, in one hierarchy that the host has.
+struct Group {
+    place: PathBuf,
+    name: String,
+}
+
+impl Group {
+    fn new() -> Self {
+        let name = format!("/bulkhead-actions-{}", std::process::id());
+        let top = Path::new("/sys/fs/cgroup");
+        let unified = top.join("cgroup.controllers").exists();
+        let hierarchy = if unified { top.to_owned() } else { top.join("pids") };
+        let place = hierarchy.join(&name[1..]);
+        fs::create_dir(&place).unwrap();
+        Self { place, name }
+    }
+
+    fn processes(&self) -> Vec<i32> {
+        let text = fs::read_to_string(self.place.join("cgroup.procs")).unwrap();
+        text.lines().map(|pid| pid.parse().unwrap()).collect()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Whoever was killed may not have left yet.
+        for _ in 0..1000 {
+            if fs::remove_dir(&self.place).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
+fn the_daemon_and_its_spawner_join_the_cgroup_of_the_options() {
+    let group = Group::new();
+    let place = Place::new();
+    let bundle = place.bundle("c1", "{}");
+    let options = Options { shim_cgroup: group.name.clone(), ..place.options() };
+    succeeded(place.run(&bundle, &["start"], &place.params("c1", options)));
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while place.daemons().len() < 2 {
+        assert!(std::time::Instant::now() < limit, "there is no spawner");
+        std::thread::yield_now();
+    }
+    let (mut daemons, mut members) = (place.daemons(), group.processes());
+    daemons.sort_unstable();
+    members.sort_unstable();
+    assert_eq!(members, daemons);
+    place.kill_daemons();
+}
+
+#[test]
+fn the_daemon_and_its_spawner_share_cores_with_nobody_else() {
+    let place = Place::new();
+    let bundle = place.bundle("c1", "{}");
+    let start = || {
+        let params = place.params("c1", place.options());
+        place.run_with(&bundle, &["start"], &params, &[("SCHED_CORE", "1")])
+    };
+    let own = runtime::cores_shared_by(std::process::id() as i32);
+    let simultaneous = fs::read_to_string("/sys/devices/system/cpu/smt/active");
+    if own.is_err() || simultaneous.is_ok_and(|active| active.trim() != "1") {
+        // Not to be had on this host: containerd's client is told, and no shim runs without it.
+        let output = start();
+        let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{complaint}");
+        let wanted = "start daemon: schedule by core process group: prctl(PR_SCHED_CORE): E";
+        assert!(complaint.contains(wanted), "{complaint}");
+        assert_eq!((place.daemons().len(), place.sockets()), (0, 0));
+        return;
+    }
+    succeeded(start());
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while place.daemons().len() < 2 {
+        assert!(std::time::Instant::now() < limit, "there is no spawner");
+        std::thread::yield_now();
+    }
+    // What the spawner forks, containers among it, has its parent's.
+    let shared = place.daemons().into_iter().map(runtime::cores_shared_by);
+    let shared: Vec<u64> = shared.map(Result::unwrap).collect();
+    assert!(shared[0] != 0 && shared.iter().all(|of| *of == shared[0]), "{shared:?}");
+    assert_ne!(shared[0], own.unwrap());
 }
 
 #[test]

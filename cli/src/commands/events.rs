@@ -86,7 +86,7 @@ fn print(event: &impl Serialize) -> Result<(), Failure> {
 
 fn watch_oom(container: &Container, id: &str, until: BorrowedFd<'_>) -> Result<(), Failure> {
     let mut printed = Ok(());
-    container.watch_oom(until, &mut |_| {
+    container.watch_oom()?.run(until, &mut |_| {
         let event = Event::<()> { kind: "oom", id, data: None };
         printed = print(&event);
     })?;

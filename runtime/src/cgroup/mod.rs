@@ -22,7 +22,7 @@ pub(crate) mod knob;
 pub(crate) mod layout;
 mod mark;
 mod none;
-mod oom;
+pub(crate) mod oom;
 mod plan;
 mod remove;
 mod resources;

@@ -374,28 +374,20 @@ fn kills_for_lack_of_memory_are_seen() {
     attach(&test.cgroup, child.id());
     let (told, hear) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
-        let (cgroup, end) = (&test.cgroup, &end);
-        let watch = scope
-            .spawn(move || cgroup.watch_oom(end.as_fd(), &mut |victim| told.send(victim).unwrap()));
-        // Kills before the watch is set up are not its business.
-        while !watching() {
-            std::thread::yield_now();
-        }
+        let end = &end;
+        let watch = test.cgroup.watch_oom().unwrap();
+        // From here on kills are seen, whenever somebody comes to look.
         go(&mut child);
-        let victim = hear.recv().unwrap().expect("root may read the kernel log");
+        let watch =
+            scope.spawn(move || watch.run(end.as_fd(), &mut |kill| told.send(kill).unwrap()));
+        let kill = hear.recv().unwrap();
+        let victim = kill.victim.expect("root may read the kernel log");
+        assert!(!kill.group);
         assert_eq!((victim.pid, victim.name.as_str()), (child.id() as i32, "tail"));
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
         drop(_hold);
         watch.join().unwrap().unwrap();
     });
-}
-
-/// Whether a thread of this process waits in poll(2).
-fn watching() -> bool {
-    std::fs::read_dir("/proc/self/task").unwrap().flatten().any(|task| {
-        let text = std::fs::read_to_string(task.path().join("syscall")).unwrap_or_default();
-        text.starts_with(&format!("{} ", libc::SYS_poll))
-    })
 }
 
 #[test]

@@ -38,6 +38,7 @@ pub struct Victim {
 }
 
 /// The kernel log from the moment of its opening on.
+#[derive(Debug)]
 pub(super) struct KernelLog(Option<OwnedFd>);
 
 impl KernelLog {

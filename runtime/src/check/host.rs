@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::unistd::Pid;
 use serde::Serialize;
 
 use super::identity::{find, has_power, loaded_profiles, subordinate};
@@ -398,7 +399,7 @@ fn keyrings() -> Facility {
 
 fn core_scheduling() -> Facility {
     const NAME: &str = "core scheduling";
-    match sys::sched::core_cookie() {
+    match sys::sched::core_cookie(Pid::from_raw(0)) {
         Ok(_) => Facility::ok(NAME, "available"),
         Err(failure) => {
             let found = match failure.errno {

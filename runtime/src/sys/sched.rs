@@ -55,18 +55,6 @@ pub(crate) fn set_memory_policy(mode: i32, nodes: &[u64]) -> Result<()> {
     check("set_mempolicy", value).map(drop)
 }
 
-/// The calling thread's cookie of core scheduling. ENODEV: no core has two threads; EINVAL: the kernel
-/// was built without it.
-pub(crate) fn core_cookie() -> Result<u64> {
-    let mut cookie = 0_u64;
-    let (itself, alone): (libc::c_ulong, libc::c_ulong) = (0, 0);
-    // SAFETY: the kernel writes one u64 through the pointer, which is valid for the call.
-    let value = unsafe {
-        libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_GET, itself, alone, &raw mut cookie)
-    };
-    check("prctl(PR_SCHED_CORE)", value.into()).map(|_| cookie)
-}
-
 /// Gives the caller's process group a core scheduling cookie of its own. prctl(2), Linux 5.14.
 pub(crate) fn create_core_cookie() -> Result<()> {
     /// `PIDTYPE_PGID` of the kernel's `enum pid_type`.
@@ -77,4 +65,18 @@ pub(crate) fn create_core_cookie() -> Result<()> {
         libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_CREATE, itself, PROCESS_GROUP, unused)
     };
     check("prctl(PR_SCHED_CORE)", value.into()).map(drop)
+}
+
+/// The core scheduling cookie of a thread (0: the caller), 0 for none. ENODEV: no core has two threads; EINVAL: the
+/// kernel was built without it. prctl(2), Linux 5.14.
+pub(crate) fn core_cookie(pid: Pid) -> Result<u64> {
+    /// `PIDTYPE_PID` of the kernel's `enum pid_type`.
+    const THREAD: libc::c_ulong = 0;
+    let mut cookie = 0u64;
+    let thread = libc::c_ulong::try_from(pid.as_raw()).unwrap_or_default();
+    // SAFETY: the kernel writes eight bytes to the cookie, which outlives the call.
+    let value = unsafe {
+        libc::prctl(libc::PR_SCHED_CORE, libc::PR_SCHED_CORE_GET, thread, THREAD, &raw mut cookie)
+    };
+    check("prctl(PR_SCHED_CORE)", value.into()).map(|_| cookie)
 }

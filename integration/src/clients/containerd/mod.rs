@@ -8,6 +8,7 @@ mod basics;
 mod configuration;
 mod events;
 mod faults;
+mod host;
 mod soak;
 
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ pub const CLIENT: Client = Client {
         all.extend(configuration::scenarios());
         all.extend(events::scenarios());
         all.extend(api::scenarios());
+        all.extend(host::scenarios());
         all.extend(faults::scenarios());
         all.extend(debian::scenarios::<Ctr>());
         all.extend(soak::scenarios());
