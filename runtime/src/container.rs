@@ -26,6 +26,7 @@ use crate::process::{exec, parent, start};
 use crate::report::{Listing, Process, Report, Status};
 use crate::requests::{Agent, Entry};
 use crate::scheduler;
+use crate::service_manager::ServiceManager;
 use crate::spec;
 use crate::state::{self, Record, StateDir};
 use crate::sys;
@@ -418,7 +419,7 @@ impl Container {
                 .wrong("delete", &format!("cannot delete container that is not stopped: {word}")));
         }
         self.end()?;
-        let cgroup = self.record.cgroup.delete();
+        let cgroup = self.record.delete_cgroup(warnings);
         match self.hooks() {
             Ok(hooks) => hooks.run_all(Kind::Poststop, warnings),
             Err(error) => warnings.push(error.to_string()),
@@ -502,7 +503,7 @@ impl Container {
         if !self.alive()? {
             return Err(self.wrong_kind(ErrorKind::NotRunning, "update", "container not running"));
         }
-        self.cgroup()?.update(resources, warnings)
+        self.cgroup()?.update_with(self.record.options.unit.as_ref(), resources, warnings)
     }
 
     /// Figures of the cgroup.
@@ -531,13 +532,16 @@ fn end_unrecorded(dir: &StateDir, id: &str) -> Result<()> {
     // As damaged as the record: then the directory is all that is known.
     let Ok(spec) = dir.config().and_then(|json| spec::stored(&json)) else { return Ok(()) };
     let linux = spec.linux().clone().unwrap_or_default();
-    let cgroup = cgroup::plan(
-        &linux,
-        id,
-        &Host::read()?.layout,
-        cgroup::Permission::Tolerated,
-        &mut Vec::new(),
-    );
+    let host = Host::read()?;
+    let permission = cgroup::Permission::Tolerated;
+    let mut ignored = Vec::new();
+    let cgroup = if cgroup::systemd::is_scope(&linux) {
+        let manager = (&ServiceManager::system(), host.uid.as_raw());
+        let none = std::iter::empty();
+        cgroup::plan_scope(&linux, id, &host.layout, manager, none, permission, &mut ignored)
+    } else {
+        cgroup::plan(&linux, id, &host.layout, permission, &mut ignored)
+    };
     let recorded = cgroup?.recorded();
     Cgroup::open(&recorded)?.kill(libc::SIGKILL)?;
     recorded.delete()

@@ -8,6 +8,7 @@ mod cgroup;
 mod children;
 mod container;
 mod create;
+mod dbus;
 mod error;
 mod features;
 #[cfg(any(test, fuzzing))]
@@ -35,6 +36,7 @@ mod rlimits;
 mod scheduler;
 mod seal;
 mod seccomp;
+mod service_manager;
 mod spec;
 mod state;
 mod sys;
@@ -60,6 +62,7 @@ pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, 
 pub use report::{Listing, Process, Report, Status};
 pub use rlimits::survive_file_size_limit;
 pub use seal::protect_own_binary;
+pub use service_manager::{ServiceManager, Socket};
 pub use spec::{Config, load_config, load_process, load_resources, parse_config, parse_process};
 pub use timestamp::{rfc3339, rfc3339_nano};
 pub use tty::{Terminal, copy_size, send_terminal, set_size};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::personality::Persona;
 use nix::unistd::Uid;
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxPersonalityDomain, Spec};
 
 use crate::caps;
 use crate::cgroup::{self, Permission};
@@ -64,13 +64,6 @@ pub(crate) fn plan(
     };
     let spec = &*spec;
     refuse_unsupported(spec)?;
-    if options.systemd_cgroup {
-        return Err(Error::unsupported(
-            "use",
-            "--systemd-cgroup",
-            "the systemd cgroup driver is not in this version of bulkhead; leave the flag out",
-        ));
-    }
     let linux = spec.linux().clone().unwrap_or_default();
     let namespaces =
         namespaces::plan(linux.namespaces().as_deref().unwrap_or_default(), time_offsets(spec));
@@ -83,7 +76,7 @@ pub(crate) fn plan(
         let writer = maps.writer(host.uid, host.gid);
         (maps, writer)
     });
-    let cgroup = cgroup::plan(&linux, id, &host.layout, tolerance(options, host), warnings)?;
+    let cgroup = cgroup(&linux, id, spec, options, host, warnings)?;
     // A new cgroup namespace is rooted where its maker is: after the child has joined.
     let late_cgroup = cgroup.is_joined_late();
     let order = namespaces.order(late_cgroup, host.privileged());
@@ -117,6 +110,23 @@ pub(crate) fn plan(
         program,
         namespaces,
     })
+}
+
+fn cgroup(
+    linux: &Linux,
+    id: &str,
+    spec: &Spec,
+    options: &CreateOptions,
+    host: &Host,
+    warnings: &mut Vec<String>,
+) -> Result<cgroup::Plan> {
+    let permission = tolerance(options, host);
+    let Some(manager) = &options.systemd_cgroup else {
+        return cgroup::plan(linux, id, &host.layout, permission, warnings);
+    };
+    let whose = (manager, host.uid.as_raw());
+    let annotations = spec.annotations().iter().flatten();
+    cgroup::plan_scope(linux, id, &host.layout, whose, annotations, permission, warnings)
 }
 
 fn mounts(
@@ -185,6 +195,16 @@ impl Plan {
     pub(crate) fn late_cgroup_namespace(&self) -> bool {
         self.namespaces.creates(libc::CLONE_NEWCGROUP)
             && (self.order.clone | self.order.child_new) & libc::CLONE_NEWCGROUP == 0
+    }
+
+    /// Whether the child's id maps are written before it does anything.
+    pub(crate) fn has_maps_of_creator(&self) -> bool {
+        self.maps.is_some() && !self.order.child_makes_user_namespace()
+    }
+
+    /// Whether the child begins by waiting for a word of its creator: for its id maps, or its scope.
+    pub(crate) fn waits_for_creator(&self) -> bool {
+        self.has_maps_of_creator() || self.cgroup.unit().is_some()
     }
 
     /// Brings `lo` up in a new network namespace.

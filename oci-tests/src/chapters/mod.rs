@@ -35,13 +35,14 @@ mod seccomp_notify;
 mod sigkill;
 #[cfg(target_arch = "x86_64")]
 mod syscalls;
+mod systemd;
 mod terminal;
 
 use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 32] = [
+    let chapters: [fn() -> Vec<Test>; 33] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -59,6 +60,7 @@ pub fn all() -> Vec<Test> {
         cgroup_paths::tests,
         cgroups_v2::tests,
         cgroups_v2_limits::tests,
+        systemd::tests,
         seccomp::tests,
         seccomp_notify::tests,
         paths::tests,

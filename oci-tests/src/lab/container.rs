@@ -28,10 +28,20 @@ pub struct Container<'l> {
 impl<'l> Container<'l> {
     /// Creates a container with options of the create command; it must work.
     pub fn create(lab: &'l Lab, bundle: &Bundle, options: &[&str]) -> Res<Self> {
+        Self::create_with(lab, bundle, &[], options)
+    }
+
+    /// As `create`, with options before the command.
+    pub fn create_with(
+        lab: &'l Lab,
+        bundle: &Bundle,
+        globals: &[&str],
+        options: &[&str],
+    ) -> Res<Self> {
         let mut words = vec!["create", "--bundle", bundle.path()];
         words.extend_from_slice(options);
         words.push(&bundle.id);
-        let (output, lines) = lab.call(&words).piped()?;
+        let (output, lines) = lab.call(&words).global(globals).piped()?;
         output.excuse()?;
         if output.code != Some(0) {
             return fail(format!("create ended with {}", output.brief()));
