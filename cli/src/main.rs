@@ -14,6 +14,7 @@ mod log;
 mod notify;
 mod output;
 mod program;
+mod rootless;
 mod session;
 mod signals;
 mod size;

@@ -183,6 +183,7 @@ pub(crate) fn process(
     let rules = rules.map(|value| landlock::plan(value)).transpose()?;
     let labels = lsm::Labels::plan(process, spec.process().as_ref(), "process.", host.modules)?;
     let mut program = program::plan(process, filter, rules, labels, personality(spec), inherit)?;
+    program.keeps_groups = program::keeps_groups(spec.annotations().as_ref(), process)?;
     let policy = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref());
     program.memory_policy = policy.map(scheduler::memory_policy).transpose()?;
     let grantable = if in_user_namespace { caps::ALL } else { host.permitted };

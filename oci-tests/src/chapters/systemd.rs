@@ -221,6 +221,7 @@ fn limits() -> Vec<Test> {
                 // Behind all denials: a default device is taken away, another one given.
                 spec["linux"]["resources"] = json!({ "devices": [
                     { "allow": false, "access": "rwm" },
+                    { "allow": true, "type": "c", "major": 1, "minor": 11, "access": "rwm" },
                     { "allow": false, "type": "c", "major": 1, "minor": 9, "access": "rwm" },
                 ]});
                 spec["linux"]["devices"] =

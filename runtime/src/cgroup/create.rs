@@ -21,6 +21,10 @@ use crate::sys::bpf;
 /// How often a directory is made again under an ancestor that another container's deletion removes.
 const ATTEMPTS: u32 = 20;
 
+/// For who may not make cgroups where it is.
+const HOW_TO_GET_ONE: &str = "; have your systemd make it (--systemd-cgroup), or begin in a cgroup of \
+                              your own: systemd-run --user --scope --property=Delegate=yes";
+
 /// Directories to remove unless everything went well, in the order they were made.
 pub(super) struct Made(pub(super) Vec<PathBuf>);
 
@@ -138,7 +142,8 @@ impl Plan {
     fn without(&self, target: &Target, error: &Error) -> Result<()> {
         match self.knobs.iter().find(|k| target.has(k)) {
             Some(knob) => {
-                Err(Error::unsupported("set", &knob.field, format!("no cgroup: {error}")))
+                let how = if target.version == Version::V2 { HOW_TO_GET_ONE } else { "" };
+                Err(Error::unsupported("set", &knob.field, format!("no cgroup: {error}{how}")))
             }
             None => Ok(()),
         }

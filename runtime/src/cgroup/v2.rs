@@ -15,6 +15,10 @@ use super::resources::Knob;
 use super::{knob, open_dir};
 use crate::error::{Context, Error, Failure, Result, quote};
 
+/// For an ordinary user, whose cgroups are systemd's to give.
+const HOW_TO_DELEGATE: &str = "; root delegates controllers to users by `systemctl edit user@.service`: \
+                               [Service] Delegate=cpu cpuset io memory pids";
+
 /// Those that make a directory "domain invalid" below a threaded one.
 const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
 
@@ -48,10 +52,11 @@ pub(super) fn enable(
             "set",
             &k.field,
             format!(
-                "the {} controller is not delegated to {}{}",
+                "the {} controller is not delegated to {}{}{}",
                 k.controller,
                 at(),
-                refusals.remove(&k.controller).unwrap_or_default()
+                refusals.remove(&k.controller).unwrap_or_default(),
+                if nix::unistd::geteuid().is_root() { "" } else { HOW_TO_DELEGATE }
             ),
         )),
     }

@@ -32,6 +32,8 @@ pub(crate) fn parse(text: &str) -> Result<Value, String> {
     let mut parser = Parser { rest: text, depth: 0 };
     let value = parser.value(None)?;
     match parser.peek() {
+        // The length of a signature is one byte.
+        None if value.signature().len() > 255 => Err("too many parts".to_owned()),
         None => Ok(value),
         Some(_) => Err(format!("{:?} is left behind the value", parser.rest)),
     }
@@ -125,7 +127,7 @@ impl<'a> Parser<'a> {
             Some(None) => return Err("an array where none is wanted".to_owned()),
             given => given.flatten().map(str::to_owned),
         };
-        let items = self.list(']', |parser, _| {
+        let items = self.list(']', |parser| {
             let value = parser.value(element.as_deref())?;
             if *element.get_or_insert_with(|| value.signature()) != value.signature() {
                 return Err("elements of different types".to_owned());
@@ -142,7 +144,7 @@ impl<'a> Parser<'a> {
     }
 
     fn tuple(&mut self, of: Option<&str>) -> Result<Value, String> {
-        let parts = self.list(')', |parser, _| parser.value(None))?;
+        let parts = self.list(')', |parser| parser.value(None))?;
         let value = Value::Struct(parts);
         match of {
             Some(of) if of != value.signature() => Err(format!("a tuple that is no {of:?}")),
@@ -163,7 +165,7 @@ impl<'a> Parser<'a> {
     fn list(
         &mut self,
         end: char,
-        mut item: impl FnMut(&mut Self, usize) -> Result<Value, String>,
+        mut item: impl FnMut(&mut Self) -> Result<Value, String>,
     ) -> Result<Vec<Value>, String> {
         self.rest = &self.rest[1..];
         let mut items = Vec::new();
@@ -175,8 +177,7 @@ impl<'a> Parser<'a> {
             if self.next_is(end) {
                 break;
             }
-            let index = items.len();
-            items.push(item(self, index)?);
+            items.push(item(self)?);
         }
         Ok(items)
     }
@@ -250,6 +251,7 @@ mod tests {
     #[test]
     fn refused() {
         let deep = "[".repeat(10_000);
+        let wide = format!("({})", "1,".repeat(300));
         for (text, part) in [
             ("", "missing"),
             ("5 5", "left behind"),
@@ -257,7 +259,8 @@ mod tests {
             ("[]", "needs its type"),
             ("@a [", "missing"),
             ("@a(sv) []", "empty array"),
-            ("[1, 'a']", "different types"),
+            ("[1, 'a']", "wanted"),
+            ("[(1, 2), (1, 'a')]", "no \"(ii)\""),
             ("uint32 -1", "no value"),
             ("5.5", "no value"),
             ("--5", "no value"),
@@ -266,6 +269,8 @@ mod tests {
             ("@s 5", "no value"),
             ("@t 'x'", "wanted"),
             (deep.as_str(), "deep"),
+            (wide.as_str(), "too many"),
+            ("[1, @s 'a']", "different types"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
