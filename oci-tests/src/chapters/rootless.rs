@@ -208,6 +208,29 @@ pub fn tests() -> Vec<Test> {
             }
             Ok(())
         }),
+        test(SECTION, "F182", "a user's container runs inside a container", |lab| {
+            if lab.kind != crate::lab::Kind::Bulkhead {
+                return skip("this runtime's libraries are not in the outer container");
+            }
+            let masked = |spec: &mut Value| {
+                spec["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
+                spec["linux"]["maskedPaths"] = json!(["/proc/kcore"]);
+            };
+            let bound = |spec: &mut Value| {
+                without_namespace(spec, "pid");
+                spec["mounts"][0] = json!({ "destination": "/proc", "type": "bind",
+                    "source": "/proc", "options": ["rbind"] });
+            };
+            for inner in [nested(lab, |_| {}, |_| {})?, nested(lab, masked, bound)?] {
+                same("code of the inner run", &inner["code"], json!(0))?;
+                let printed = inner["stdout"].as_str().unwrap_or_default();
+                let seen: Value = serde_json::from_str(printed).unwrap_or_default();
+                same("uids", &seen["report"]["uids"], json!([0, 0, 0]))?;
+            }
+            // The kernel shows no more of /proc than the outer container does.
+            let inner = nested(lab, masked, |_| {})?;
+            same("code with another procfs", &inner["code"], json!(1))
+        }),
         test(SECTION, "F25", "a mapping of ids that the user does not own is an error", |lab| {
             let bundle = bundle(lab, &["report"], |spec| {
                 spec["linux"]["uidMappings"] =
@@ -292,6 +315,22 @@ pub fn tests() -> Vec<Test> {
             same("answer", &seen["syscall 140 0 0"]["value"], json!(77))
         }),
     ]
+}
+
+/// Runs a container in a container: as an ordinary user without capabilities, whose /proc is what `edit`
+/// makes of it. What the inner call of the runtime came to.
+fn nested(lab: &Lab, outer: impl FnOnce(&mut Value), inner: impl FnOnce(&mut Value)) -> Res<Value> {
+    let step = "run /bin/runtime --root /tmp/state run --bundle /data/inner inner";
+    let inner = bundle(lab, &["report"], inner)?;
+    let bundle = lab.bundle(&[step], |spec| {
+        spec["process"]["user"] = json!({ "uid": USER, "gid": USER });
+        spec["process"]["capabilities"] = json!({});
+        mount(spec, "/data/inner", "bind", inner.path(), &["rbind", "nodev", "nosuid"]);
+        outer(spec);
+    })?;
+    fs::create_dir(bundle.inside("/data/inner"))?;
+    fs::copy(&lab.runtime, bundle.inside("/bin/runtime"))?;
+    Ok(lab.seen(&bundle)?[step].take())
 }
 
 /// A bundle of the user, with a user namespace that maps the user alone and no cgroup path.
