@@ -138,8 +138,7 @@ fn limits(linux: &Linux, layout: &Layout, warnings: &mut Vec<String>) -> Result<
 ///
 /// # Errors
 /// Also a `cgroupsPath` that is not of the form `slice:prefix:name`, an annotation that is no property,
-/// and a host with v1 hierarchies: systemd lets them be changed by whoever asks it to delegate, and
-/// does not keep what it knows nothing of.
+/// and a host with v1 hierarchies, of which systemd keeps only some for a scope.
 pub(crate) fn plan_scope<'a>(
     linux: &Linux,
     id: &str,

@@ -7,14 +7,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::stat::{Mode, mkdirat};
+use oci_spec::runtime::LinuxResources;
+
+use super::create::{Made, recorded};
+use super::resources::knobs;
 use super::systemd::{Property, Scope, Unit, of_knob};
 use super::{Cgroup, Group, Plan, knob, layout, open_dir, plan};
 use crate::dbus::wire::Value;
 use crate::dbus::{Connection, Refusal};
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
-use oci_spec::runtime::LinuxResources;
-
-use super::resources::knobs;
 
 /// For everything that is said on one connection. A host that boots or reloads is slow.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -54,9 +56,9 @@ impl Plan {
         let mut target = self.targets[0].clone();
         target.relative = found;
         let subgroup = self.scope.as_ref().and_then(|scope| scope.subgroup.as_ref());
-        let mut made = super::create::Made(Vec::new());
+        let mut made = Made(Vec::new());
         let dir = self.make(&target, &mut made)?;
-        let mut at = super::create::recorded(&target);
+        let mut at = recorded(&target);
         at.subgroup = subgroup.cloned();
         let mut group = Group { at, dir, inner: None, procs: None, made: Vec::new() };
         group.move_inside(pid)?;
@@ -92,10 +94,8 @@ impl Group {
     fn move_inside(&mut self, pid: i32) -> Result<()> {
         let Some(name) = self.at.subgroup.as_deref() else { return Ok(()) };
         let path = self.at.path.join(name);
-        let mode = nix::sys::stat::Mode::from_bits_truncate(0o755);
-        nix::sys::stat::mkdirat(&self.dir, name, mode)
-            .call("mkdirat")
-            .context("make cgroup", quote(&path))?;
+        let mode = Mode::from_bits_truncate(0o755);
+        mkdirat(&self.dir, name, mode).call("mkdirat").context("make cgroup", quote(&path))?;
         let inner = open_dir(&self.dir, Path::new(name)).context("open cgroup", quote(&path))?;
         knob::put(&inner, "cgroup.procs", &pid.to_string())
             .context("move the container's process to", quote(&path))?;
