@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use runtime::ServiceManager;
+
 /// Variables and facts about the caller, read once.
 #[derive(Debug)]
 pub struct Environment {
@@ -12,6 +14,8 @@ pub struct Environment {
     pub privileged: bool,
     /// `PATH`.
     pub path: OsString,
+    /// `DBUS_SESSION_BUS_ADDRESS`.
+    pub session_bus: Option<String>,
     /// `NOTIFY_SOCKET`.
     pub notify_socket: Option<OsString>,
     /// Number of descriptors of socket activation, from 3.
@@ -26,6 +30,7 @@ impl Default for Environment {
             xdg_runtime_dir: None,
             privileged: true,
             path: OsString::new(),
+            session_bus: None,
             notify_socket: None,
             listen_fds: 0,
             listen_names: None,
@@ -47,6 +52,7 @@ impl Environment {
             xdg_runtime_dir,
             privileged,
             path: std::env::var_os("PATH").unwrap_or_default(),
+            session_bus: text("DBUS_SESSION_BUS_ADDRESS"),
             notify_socket: std::env::var_os("NOTIFY_SOCKET").filter(|v| !v.is_empty()),
             listen_fds,
             listen_names: text("LISTEN_FDNAMES").filter(|_| listen_fds > 0),
@@ -58,6 +64,16 @@ impl Environment {
     pub fn runtime_directory(&self) -> Option<PathBuf> {
         self.xdg_runtime_dir.as_ref().filter(|_| !self.privileged).map(PathBuf::from)
     }
+
+    /// The systemd that is in charge of the caller's cgroups.
+    pub fn service_manager(&self) -> ServiceManager {
+        if self.privileged {
+            return ServiceManager::system();
+        }
+        let directory = self.xdg_runtime_dir.as_ref().map(PathBuf::from);
+        let directory = directory.unwrap_or_else(|| format!("/run/user/{}", host_uid()).into());
+        ServiceManager::user(&directory, self.session_bus.as_deref())
+    }
 }
 
 /// The variables are for the process that `LISTEN_PID` names, see sd_listen_fds(3): a child that
@@ -67,6 +83,21 @@ fn listen_fds(pid: Option<&str>, fds: Option<&str>) -> u32 {
         (Some(Ok(pid)), Some(Ok(fds))) if pid == std::process::id() => fds,
         _ => 0,
     }
+}
+
+/// The caller's uid outside of all user namespaces but the last: that of root, where it is mapped.
+fn host_uid() -> u32 {
+    let own = nix::unistd::geteuid().as_raw();
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let ranges = map.lines().filter_map(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+    });
+    let outside = |(inside, outside, size): (u32, u32, u32)| {
+        let offset = own.checked_sub(inside).filter(|offset| *offset < size)?;
+        outside.checked_add(offset)
+    };
+    ranges.filter_map(outside).next().unwrap_or(own)
 }
 
 /// The initial user namespace maps every id to itself.

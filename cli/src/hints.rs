@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 
 /// (what the call's name begins with, errno, advice)
-const HINTS: [(&str, Errno, &str); 7] = [
+const HINTS: [(&str, Errno, &str); 8] = [
     ("clone3", Errno::ENOSPC, "the limits in /proc/sys/user (max_*_namespaces) may be reached"),
     ("unshare", Errno::ENOSPC, "the limits in /proc/sys/user (max_*_namespaces) may be reached"),
     ("clone3", Errno::EAGAIN, "pids.max of the cgroup or `ulimit -u` may be reached"),
@@ -20,6 +20,12 @@ const HINTS: [(&str, Errno, &str); 7] = [
          kernel.apparmor_restrict_unprivileged_userns, user.max_user_namespaces",
     ),
     ("clone3", Errno::EBUSY, "the cgroup has controllers enabled for its children"),
+    (
+        "fsmount",
+        Errno::EPERM,
+        "inside a container whose /proc or /sys has masked or read-only parts no other one can be \
+         mounted: give the outer container unmasked ones, or bind its /proc and share its pid namespace",
+    ),
     ("keyctl", Errno::EDQUOT, "the quotas in /proc/sys/kernel/keys may be reached"),
 ];
 

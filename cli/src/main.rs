@@ -15,6 +15,7 @@ mod log;
 mod notify;
 mod output;
 mod program;
+mod rootless;
 mod session;
 mod signals;
 mod size;

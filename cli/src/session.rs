@@ -28,7 +28,7 @@ pub struct Global {
     /// Directory of container state [default: /run/bulkhead, or bulkhead in $XDG_RUNTIME_DIR]
     #[arg(long, value_name = "dir")]
     root: Option<PathBuf>,
-    /// Put cgroups below systemd's control; not in this version, where it is an error
+    /// Have systemd make the cgroup, as a scope; cgroupsPath is slice:prefix:name
     #[arg(long)]
     systemd_cgroup: bool,
     /// Who makes the cgroup: cgroupfs (bulkhead itself), systemd, or disabled for none; then nothing can be

@@ -10,6 +10,8 @@ pub enum View {
     Any,
     /// Only the cgroup2 hierarchy, at /sys/fs/cgroup.
     V2,
+    /// What the machine has, and its pid namespace: systemd is process 1, and cgroup2 is all there is.
+    Systemd,
 }
 
 /// One question to a runtime.
@@ -40,6 +42,11 @@ impl Test {
     /// The same test in a view with cgroup2 only.
     pub fn on_v2(self) -> Self {
         Self { view: View::V2, ..self }
+    }
+
+    /// The same test beside the machine's systemd, which must be able to see its processes.
+    pub fn on_systemd(self) -> Self {
+        Self { view: View::Systemd, ..self }
     }
 
     /// The line that names the test in lists and results.

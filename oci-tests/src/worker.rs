@@ -94,13 +94,16 @@ fn patient() -> bool {
 
 fn supervise(words: &[String]) -> Res {
     set_pdeathsig(Signal::SIGKILL)?;
-    unshare(
-        CloneFlags::CLONE_NEWNS
-            | CloneFlags::CLONE_NEWPID
-            | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWIPC
-            | CloneFlags::CLONE_NEWNET,
-    )?;
+    let mut namespaces = CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWPID
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWIPC
+        | CloneFlags::CLONE_NEWNET;
+    if view(words) == Some(View::Systemd) {
+        systemd_is_here()?;
+        namespaces.remove(CloneFlags::CLONE_NEWPID);
+    }
+    unshare(namespaces)?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     let mut child = Command::new(std::env::current_exe()?)
         .arg("worker-inner")
@@ -119,6 +122,20 @@ fn supervise(words: &[String]) -> Res {
     } else {
         Err(Stop::Fail(format!("the test itself crashed: {status}")))
     }
+}
+
+fn view(words: &[String]) -> Option<View> {
+    Some(chapters::all().get(Job::parse(words)?.index)?.view)
+}
+
+fn systemd_is_here() -> Res {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return Err(Stop::Skip("systemd is not process 1 of this machine".into()));
+    }
+    if cgroups::hierarchies().iter().any(|hierarchy| !hierarchy.v2) {
+        return Err(Stop::Skip("this machine has cgroup v1 hierarchies".into()));
+    }
+    Ok(())
 }
 
 /// Runs one test as pid 1 and prints its result as one line of JSON.
@@ -153,8 +170,13 @@ pub fn inner(words: &[String]) -> i32 {
 fn prepare(job: &Job, view: View) -> Res<Lab> {
     set_pdeathsig(Signal::SIGKILL)?;
     crate::sys::set_umask(0o022);
-    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)?;
+    if view == View::Systemd {
+        // Orphans come to this process, as they do to pid 1.
+        nix::sys::prctl::set_child_subreaper(true)?;
+    } else {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>)?;
+    }
     let word = job.test_word();
     let dir = job.base.join(&word);
     std::fs::create_dir(&dir)?;

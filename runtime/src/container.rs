@@ -28,6 +28,7 @@ use crate::rdt;
 use crate::report::{Listing, Process, Report, Status};
 use crate::requests::{Agent, Entry};
 use crate::scheduler;
+use crate::service_manager::ServiceManager;
 use crate::spec;
 use crate::state::{self, Record, StateDir};
 use crate::sys;
@@ -404,7 +405,7 @@ impl Container {
                 .wrong("delete", &format!("cannot delete container that is not stopped: {word}")));
         }
         self.end()?;
-        let cgroup = self.record.cgroup.delete();
+        let cgroup = self.record.delete_cgroup(warnings);
         let rdt = self.record.rdt.as_ref().map_or(Ok(()), rdt::Recorded::remove);
         match self.hooks() {
             Ok(hooks) => hooks.run_all(Kind::Poststop, warnings),
@@ -494,7 +495,8 @@ impl Container {
         if !self.record.alive()? {
             return Err(self.wrong_kind(ErrorKind::NotRunning, "update", "container not running"));
         }
-        self.required_cgroup("update")?.update(resources, warnings)
+        let cgroup = self.required_cgroup("update")?;
+        cgroup.update_with(self.record.options.unit.as_ref(), resources, warnings)
     }
 
     /// Writes other schemas of Intel RDT to the container's class of service. What is not set keeps its value.
@@ -564,13 +566,16 @@ pub(crate) fn unrecorded(dir: &StateDir, id: &str) -> Result<Recorded> {
     if linux.cgroups_path().as_deref() == Some(Path::new(cgroup::NOWHERE)) {
         return Ok(Recorded::default());
     }
-    let cgroup = cgroup::plan(
-        &linux,
-        id,
-        &Host::read()?.layout,
-        cgroup::Permission::Tolerated,
-        &mut Vec::new(),
-    );
+    let host = Host::read()?;
+    let permission = cgroup::Permission::Tolerated;
+    let mut ignored = Vec::new();
+    let cgroup = if cgroup::systemd::is_scope(&linux) {
+        let manager = (&ServiceManager::system(), host.uid.as_raw());
+        let none = std::iter::empty();
+        cgroup::plan_scope(&linux, id, &host.layout, manager, none, permission, &mut ignored)
+    } else {
+        cgroup::plan(&linux, id, &host.layout, permission, &mut ignored)
+    };
     Ok(cgroup?.recorded())
 }
 

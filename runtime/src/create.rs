@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::SystemTime;
 
-use crate::cgroup::{self, Cgroup, Recorded};
+use crate::cgroup::{self, Cgroup};
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::hooks::Kind;
 use crate::host::Host;
@@ -63,16 +63,17 @@ impl Drop for Undo<'_> {
         if let Some(hooks) = self.poststop {
             let _ = hooks.run(Kind::Poststop, 0);
         }
-        if !self.cgroup_made || remove_cgroup(&self.record.cgroup).is_ok() {
+        if !self.cgroup_made || remove_cgroup(&self.record).is_ok() {
             let _ = dir.remove();
         }
     }
 }
 
 /// Kills what a recorded cgroup holds, and removes it.
-fn remove_cgroup(recorded: &Recorded) -> Result<()> {
-    Cgroup::open(recorded)?.kill(libc::SIGKILL)?;
-    recorded.delete()
+fn remove_cgroup(record: &Record) -> Result<()> {
+    Cgroup::open(&record.cgroup)?.kill(libc::SIGKILL)?;
+    // A scope that is not stopped now ends with its process.
+    record.delete_cgroup(&mut Vec::new())
 }
 
 /// Creates a container.
@@ -101,19 +102,17 @@ pub(crate) fn create(
         Start::Later => Some(start::listen_in(dir.fd())?),
         Start::Here => None,
     };
-    let mut cgroup = plan.cgroup.create(warnings)?;
-    undo.cgroup_made = true;
-    cgroup.mark(&undo.dir.as_ref().expect("set above").mark()?);
-    cgroup.prepare_join()?;
-    if let Some(owner) = plan.cgroup_owner {
-        cgroup.delegate(owner, warnings)?;
-    }
+    let cgroup = match plan.cgroup.unit() {
+        None => Some(make_cgroup(&plan, &mut undo, warnings)?),
+        Some(_) => None,
+    };
     let rdt = plan.rdt.as_ref().map(rdt::Plan::create).transpose()?;
-    // What was tolerated not to be made must not be missed by later commands.
-    undo.record.cgroup = cgroup.recorded();
     let dir = undo.dir.as_ref().expect("set above");
-    let born = fork(&plan, &host, &cgroup, dir, socket, options.parent)?;
+    let born = fork(&plan, &host, cgroup.as_ref(), dir, socket, options.parent)?;
     undo.poststop = Some(&plan.hooks);
+    if cgroup.is_none() {
+        make_scope(&plan, &mut undo, born.pid(), warnings)?;
+    }
     // Devices come back when what follows fails: the process is dead by then, its namespace is not.
     let mut moved = None;
     let mut waiting = build(&plan, &host, born, &mut moved, warnings)?;
@@ -166,6 +165,43 @@ fn stored_spec(options: &CreateOptions) -> Vec<u8> {
     spec::to_stored(&config)
 }
 
+/// Makes the cgroup that the container's process will be born in.
+fn make_cgroup(plan: &Plan, undo: &mut Undo<'_>, warnings: &mut Vec<String>) -> Result<Cgroup> {
+    let mut cgroup = plan.cgroup.create(warnings)?;
+    undo.cgroup_made = true;
+    cgroup.prepare_join()?;
+    take_over(plan, &cgroup, undo, warnings)?;
+    Ok(cgroup)
+}
+
+/// Has systemd make the cgroup around the container's process, which waits.
+fn make_scope(
+    plan: &Plan,
+    undo: &mut Undo<'_>,
+    pid: i32,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let found = plan.cgroup.start_scope(pid)?;
+    undo.cgroup_made = true;
+    let cgroup = plan.cgroup.enter_scope(found, pid, warnings)?;
+    take_over(plan, &cgroup, undo, warnings)
+}
+
+fn take_over(
+    plan: &Plan,
+    cgroup: &Cgroup,
+    undo: &mut Undo<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    cgroup.mark(&undo.dir.as_ref().expect("it was made before the cgroup").mark()?);
+    if let Some(owner) = plan.cgroup_owner {
+        cgroup.delegate(owner, warnings)?;
+    }
+    // What was tolerated not to be made must not be missed by later commands.
+    undo.record.cgroup = cgroup.recorded();
+    Ok(())
+}
+
 fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
     let spec = &options.config.spec;
     Record {
@@ -183,7 +219,7 @@ fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
         rdt: plan.rdt.as_ref().map(|rdt| rdt.recorded().clone()),
         options: Options {
             keyring: plan.keyring.as_ref().map(|keyring| keyring.number),
-            systemd_cgroup: options.systemd_cgroup,
+            unit: plan.cgroup.unit().cloned(),
             no_cgroup: options.no_cgroup,
             own_pid_namespace: plan.namespaces.creates(libc::CLONE_NEWPID),
             chroot: options.no_pivot || !plan.namespaces.creates(libc::CLONE_NEWNS),
@@ -195,7 +231,7 @@ fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
 fn fork(
     plan: &Plan,
     host: &Host,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
     dir: &StateDir,
     socket: Option<OwnedFd>,
     parent: Parent,
@@ -210,7 +246,8 @@ fn fork(
     sys::process::set_dumpable(plan.maps.is_some() && !host.privileged())
         .context("set", "non-dumpable")?;
     let around = Around::enter(&plan.order, &plan.namespaces, &joined, &host.proc)?;
-    let cloned = sys::clone::clone3(&proof, plan.order.clone as u64, parent, cgroup.clone_target());
+    let target = cgroup.and_then(Cgroup::clone_target);
+    let cloned = sys::clone::clone3(&proof, plan.order.clone as u64, parent, target);
     match cloned.context("fork", WHAT) {
         Ok(Cloned::Child(proof)) => {
             drop(ours);
@@ -236,10 +273,10 @@ fn build(
     moved: &mut Option<netdev::Moved>,
     warnings: &mut Vec<String>,
 ) -> Result<Waiting> {
-    let maps = plan.maps.as_ref().filter(|_| !plan.order.child_makes_user_namespace());
+    let maps = plan.maps.as_ref().filter(|_| plan.has_maps_of_creator());
     let maps = maps.map(|(maps, writer)| (maps, *writer));
     let mut requests = Creation { plan, proc: &host.proc, moved, warnings };
-    born.help(maps, &host.proc)?.wait(&mut requests)
+    born.help(maps, plan.waits_for_creator(), &host.proc)?.wait(&mut requests)
 }
 
 fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {

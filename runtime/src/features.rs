@@ -13,7 +13,8 @@ use oci_spec::runtime::{
 };
 
 use crate::hooks::Kind;
-use crate::{caps, mount, namespaces, scheduler, seccomp};
+use crate::process::program;
+use crate::{caps, cgroup, mount, namespaces, scheduler, seccomp};
 
 /// Oldest and newest version of the runtime specification that a configuration may name.
 const VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
@@ -32,7 +33,12 @@ const HOOKS: [Kind; 6] = [
 const BUILT: &str = "no field of the document is required";
 
 /// Annotations that this build acts on: each reaches past what the configuration itself says.
-const UNSAFE_ANNOTATIONS: [&str; 1] = ["run.oci.systemd.force_cgroup_v1"];
+const UNSAFE_ANNOTATIONS: [&str; 4] = [
+    cgroup::systemd::ANNOTATION,
+    program::KEEP_GROUPS,
+    "run.oci.systemd.force_cgroup_v1",
+    cgroup::systemd::SUBGROUP,
+];
 
 /// The features document of this build on this host.
 pub fn features() -> Features {
@@ -55,8 +61,8 @@ fn linux() -> LinuxFeature {
     let cgroup = CgroupBuilder::default()
         .v1(true)
         .v2(true)
-        .systemd(false)
-        .systemd_user(false)
+        .systemd(true)
+        .systemd_user(true)
         .rdma(true)
         .build()
         .expect(BUILT);

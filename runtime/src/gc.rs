@@ -187,8 +187,7 @@ fn dead(dir: &StateDir, record: &Record, stopped: Option<Duration>) -> Option<Re
         "delete was killed"
     } else if was_before_boot(dir) {
         "it was created before this machine was started"
-    } else if !record.options.systemd_cgroup && recorded.0.iter().any(|group| !group.path.exists())
-    {
+    } else if record.options.unit.is_none() && recorded.0.iter().any(|group| !group.path.exists()) {
         "its process and its cgroup are gone"
     } else if stopped.is_some_and(|age| is_older(dir, age)) {
         "it has stopped"

@@ -9,6 +9,7 @@ mod check;
 mod children;
 mod container;
 mod create;
+mod dbus;
 mod error;
 mod faults;
 mod features;
@@ -41,6 +42,7 @@ mod rlimits;
 mod scheduler;
 mod seal;
 mod seccomp;
+mod service_manager;
 mod spec;
 mod state;
 mod sys;
@@ -70,6 +72,7 @@ pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, 
 pub use report::{Listing, Process, Report, Status};
 pub use rlimits::survive_file_size_limit;
 pub use seal::protect_own_binary;
+pub use service_manager::{ServiceManager, Socket};
 pub use spec::{
     Config, VmHardware, VmIoMemory, load_config, load_process, load_resources, parse_config,
     parse_process,

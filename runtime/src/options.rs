@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::Process as ProcessSpec;
 
+use crate::service_manager::ServiceManager;
 use crate::spec::Config;
 
 /// Whether missing cgroup permissions are tolerated (`--rootless`).
@@ -76,8 +77,8 @@ pub struct CreateOptions {
     pub listen_names: Option<String>,
     /// `NOTIFY_SOCKET` of the creator, to be proxied into the container.
     pub notify_socket: Option<PathBuf>,
-    /// Put the container's cgroup below systemd's control.
-    pub systemd_cgroup: bool,
+    /// The systemd that is asked for a scope in the place of a cgroup of ours.
+    pub systemd_cgroup: Option<ServiceManager>,
     /// Make no cgroup: the container stays in its creator's. Nothing can be limited, paused or counted.
     pub no_cgroup: bool,
     /// See [`Rootless`].
@@ -106,7 +107,7 @@ impl CreateOptions {
             listen_fds: 0,
             listen_names: None,
             notify_socket: None,
-            systemd_cgroup: false,
+            systemd_cgroup: None,
             no_cgroup: false,
             rootless: Rootless::Auto,
             start,

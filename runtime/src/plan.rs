@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::personality::Persona;
 use nix::unistd::Uid;
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonalityDomain, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, LinuxPersonalityDomain, Spec};
 
 use crate::caps;
 use crate::cgroup::{self, Permission};
@@ -125,13 +125,6 @@ pub(crate) fn parts(
     };
     let spec = &*spec;
     faults.note(check_agent(spec))?;
-    if options.systemd_cgroup {
-        faults.note(Err(Error::unsupported(
-            "use",
-            "--systemd-cgroup",
-            "the systemd cgroup driver is not in this version of bulkhead; leave the flag out",
-        )))?;
-    }
     let linux = spec.linux().clone().unwrap_or_default();
     let net_devices = netdev::plan(&linux);
     faults.note(refuse_to_move(&net_devices, host))?;
@@ -146,14 +139,8 @@ pub(crate) fn parts(
         let writer = maps.writer(host.uid, host.gid);
         (maps, writer)
     });
-    let permission = tolerance(options, host);
-    let cgroup = if options.no_cgroup {
-        let own_pids = namespaces.creates(libc::CLONE_NEWPID);
-        cgroup::plan_none(&linux, own_pids, permission, warnings)
-    } else {
-        cgroup::plan(&linux, id, &host.layout, permission, warnings)
-    };
-    let cgroup = faults.keep(cgroup)?;
+    let own_pids = namespaces.creates(libc::CLONE_NEWPID);
+    let cgroup = faults.keep(cgroup(&linux, id, spec, own_pids, options, host, warnings))?;
     // A new cgroup namespace is rooted where its maker is: after the child has joined.
     let late_cgroup = cgroup.as_ref().map(cgroup::Plan::is_joined_late);
     let order = late_cgroup.map(|late| namespaces.order(late, host.privileged()));
@@ -188,6 +175,27 @@ pub(crate) fn parts(
         program,
         namespaces,
     })
+}
+
+fn cgroup(
+    linux: &Linux,
+    id: &str,
+    spec: &Spec,
+    own_pids: bool,
+    options: &CreateOptions,
+    host: &Host,
+    warnings: &mut Vec<String>,
+) -> Result<cgroup::Plan> {
+    let permission = tolerance(options, host);
+    if options.no_cgroup {
+        return cgroup::plan_none(linux, own_pids, permission, warnings);
+    }
+    let Some(manager) = &options.systemd_cgroup else {
+        return cgroup::plan(linux, id, &host.layout, permission, warnings);
+    };
+    let whose = (manager, host.uid.as_raw());
+    let annotations = spec.annotations().iter().flatten();
+    cgroup::plan_scope(linux, id, &host.layout, whose, annotations, permission, warnings)
 }
 
 fn mounts(
@@ -246,6 +254,7 @@ pub(crate) fn process(
     let rules = rules.map(|value| landlock::plan(value)).transpose()?;
     let labels = lsm::Labels::plan(process, spec.process().as_ref(), "process.", host.modules)?;
     let mut program = program::plan(process, filter, rules, labels, personality(spec), inherit)?;
+    program.keeps_groups = program::keeps_groups(spec.annotations().as_ref(), process)?;
     let policy = spec.linux().as_ref().and_then(|linux| linux.memory_policy().as_ref());
     program.memory_policy = policy.map(scheduler::memory_policy).transpose()?;
     let grantable = if in_user_namespace { caps::ALL } else { host.permitted };
@@ -258,6 +267,16 @@ impl Plan {
     pub(crate) fn late_cgroup_namespace(&self) -> bool {
         self.namespaces.creates(libc::CLONE_NEWCGROUP)
             && (self.order.clone | self.order.child_new) & libc::CLONE_NEWCGROUP == 0
+    }
+
+    /// Whether the child's id maps are written before it does anything.
+    pub(crate) fn has_maps_of_creator(&self) -> bool {
+        self.maps.is_some() && !self.order.child_makes_user_namespace()
+    }
+
+    /// Whether the child begins by waiting for a word of its creator: for its id maps, or its scope.
+    pub(crate) fn waits_for_creator(&self) -> bool {
+        self.has_maps_of_creator() || self.cgroup.unit().is_some()
     }
 
     /// Brings `lo` up in a new network namespace.

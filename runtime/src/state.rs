@@ -82,7 +82,9 @@ pub(crate) struct Record {
 pub(crate) struct Options {
     /// The number in the name of the session keyring; absent when that is the creator's.
     pub keyring: Option<u64>,
-    pub systemd_cgroup: bool,
+    /// The unit of systemd's that the cgroup belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<cgroup::Unit>,
     /// It has no cgroup, by its creator's wish.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_cgroup: bool,
@@ -93,6 +95,16 @@ pub(crate) struct Options {
 }
 
 impl Record {
+    /// Removes the container's cgroup, whose processes are dead or dying; by its systemd, where it
+    /// belongs to a unit. A systemd that cannot be asked forgets the unit by itself when the last
+    /// process is gone, so that is a warning.
+    pub(crate) fn delete_cgroup(&self, warnings: &mut Vec<String>) -> Result<()> {
+        if let Some(Err(error)) = self.options.unit.as_ref().map(cgroup::Unit::stop) {
+            warnings.push(error.to_string());
+        }
+        self.cgroup.delete()
+    }
+
     /// The version this build writes and the newest it reads.
     pub(crate) const VERSION: u32 = 1;
 

@@ -61,7 +61,7 @@ pub struct Create {
     pub no_pivot: bool,
     /// As in [`CreateOptions`].
     pub no_new_keyring: bool,
-    /// As in [`CreateOptions`].
+    /// Leave cgroups to the host's systemd.
     pub systemd_cgroup: bool,
 }
 
@@ -213,7 +213,7 @@ fn create_mounted(request: &Create, warnings: &mut Vec<String>) -> runtime::Resu
     options.console = console(request.terminal);
     options.no_pivot = request.no_pivot;
     options.no_new_keyring = request.no_new_keyring;
-    options.systemd_cgroup = request.systemd_cgroup;
+    options.systemd_cgroup = request.systemd_cgroup.then(runtime::ServiceManager::system);
     options.pid_file = Some(request.bundle.join(PID_FILE));
     options.parent = Parent::Callers;
     let (_, process) = Container::create(&request.name.root, &request.name.id, options, warnings)?;

@@ -83,7 +83,8 @@ fn bundle(
     let mut findings = match load_config(&bundle, &mut warnings) {
         Ok(config) => {
             let mut options = CreateOptions::new(config, bundle.clone(), Start::Here);
-            options.systemd_cgroup = session.systemd_cgroup;
+            options.systemd_cgroup = session.systemd_cgroup.then(|| environment.service_manager());
+            options.no_cgroup = session.no_cgroup;
             options.rootless = session.rootless;
             let id = format!("check-{}", std::process::id());
             check_bundle(&session.root, &id, &options, &environment.path)?

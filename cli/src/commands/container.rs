@@ -14,6 +14,7 @@ use crate::environment::Environment;
 use crate::foreground::{Foreground, check_terminal};
 use crate::notify::Proxy;
 use crate::program::Failure;
+use crate::rootless;
 use crate::session::{Session, absolute};
 
 /// Flags of a new container.
@@ -56,7 +57,8 @@ impl NewContainer {
         let bundle = fs::canonicalize(&self.bundle)
             .call("open")
             .context("open bundle", quote(&self.bundle))?;
-        let config = session.warned(|warnings| load_config(&bundle, warnings))?;
+        let mut config = session.warned(|warnings| load_config(&bundle, warnings))?;
+        rootless::complete(&mut config.spec, session.rootless);
         let terminal = config.spec.process().as_ref().and_then(|p| p.terminal()).unwrap_or(false);
         check_terminal(detach, terminal, self.console_socket.is_some())?;
         let path = |path: Option<PathBuf>| path.map(|p| absolute(&p)).transpose();
@@ -71,9 +73,9 @@ impl NewContainer {
             no_new_keyring: self.no_new_keyring,
             preserve_fds: self.preserve_fds,
             listen_fds: environment.listen_fds,
-            listen_names: environment.listen_names,
-            notify_socket: environment.notify_socket.map(PathBuf::from),
-            systemd_cgroup: session.systemd_cgroup,
+            listen_names: environment.listen_names.clone(),
+            notify_socket: environment.notify_socket.as_ref().map(PathBuf::from),
+            systemd_cgroup: session.systemd_cgroup.then(|| environment.service_manager()),
             no_cgroup: session.no_cgroup,
             rootless: session.rootless,
             start,

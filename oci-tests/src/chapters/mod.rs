@@ -44,13 +44,14 @@ mod seccomp_notify;
 mod sigkill;
 #[cfg(target_arch = "x86_64")]
 mod syscalls;
+mod systemd;
 mod terminal;
 
 use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 41] = [
+    let chapters: [fn() -> Vec<Test>; 42] = [
         config::tests,
         required::tests,
         process::tests,
@@ -72,6 +73,7 @@ pub fn all() -> Vec<Test> {
         refused_values::tests,
         cgroups_v2::tests,
         cgroups_v2_limits::tests,
+        systemd::tests,
         seccomp::tests,
         seccomp_notify::tests,
         intel_rdt::tests,

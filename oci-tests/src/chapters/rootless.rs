@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::check::{Res, Test, ensure, eq, fail, refused_with, same, skip, test};
+use crate::check::{Res, Test, ensure, eq, fail, has, refused_with, same, skip, test};
 use crate::lab::Lab;
 use crate::lab::agent::Agent;
 use crate::lab::bundle::{Bundle, mount, namespace, push, without_namespace};
@@ -151,6 +151,86 @@ pub fn tests() -> Vec<Test> {
             let refusals = ["EROFS", "EACCES", "EPERM"];
             refused_with("create", &seen["create /sys/fs/cgroup/x"], &refusals)
         }),
+        test(
+            SECTION,
+            "F178",
+            "a configuration without user namespace gets one with the user's ids",
+            |lab| {
+                let plain = |spec: &mut Value| {
+                    without_namespace(spec, "user");
+                    spec["linux"]["uidMappings"] = json!([]);
+                    spec["linux"]["gidMappings"] = json!([]);
+                };
+                if lab.kind != crate::lab::Kind::Bulkhead && lab.kind != crate::lab::Kind::Crun {
+                    return skip("this runtime wants the maps in the configuration");
+                }
+                let seen = seen(lab, &["report"], plain)?["report"].take();
+                same("uids", &seen["uids"], json!([0, 0, 0]))?;
+                let map: Vec<&str> =
+                    seen["uid_map"].as_str().unwrap_or_default().split_whitespace().collect();
+                eq("uid_map", &map, &vec!["0", "12345", "1"])
+            },
+        ),
+        test(
+            SECTION,
+            "F180",
+            "told that it is not rootless, the runtime says what it may not do",
+            |lab| {
+                let bundle = bundle(lab, &["report"], |_| {})?;
+                let words = ["run", "--bundle", bundle.path(), &bundle.id];
+                let output = command(lab, &words).global(&["--rootless=false"]).output()?;
+                ensure(output.code != Some(0), "a user made a cgroup")?;
+                has("words", &output.err, "cgroup")
+            },
+        ),
+        test(SECTION, "F181", "run.oci.keep_original_groups keeps the caller's groups", |lab| {
+            if lab.kind != crate::lab::Kind::Bulkhead && lab.kind != crate::lab::Kind::Crun {
+                return skip("this runtime knows no run.oci.keep_original_groups");
+            }
+            // Of root, who could change them: a single map leaves them be in any case.
+            for (value, kept) in [("1", true), ("0", false)] {
+                let bundle = lab.bundle(&["report"], |spec| {
+                    spec["annotations"] = json!({ "run.oci.keep_original_groups": value });
+                })?;
+                let words = ["run", "--bundle", bundle.path(), &bundle.id];
+                let output = lab.call(&words).shell("setpriv --groups 777 \"$@\"").output()?;
+                eq("run", &output.code, &Some(0))?;
+                let seen: Value = serde_json::from_str(&output.out).unwrap_or_default();
+                let groups = if kept { json!([777]) } else { json!([]) };
+                same(value, &seen["report"]["groups"], groups)?;
+            }
+            let both = |spec: &mut Value| {
+                spec["annotations"] = json!({ "run.oci.keep_original_groups": "1" });
+                spec["process"]["user"]["additionalGids"] = json!([5]);
+            };
+            if lab.kind == crate::lab::Kind::Bulkhead {
+                has("words", &lab.refused(both)?.err, "process.user.additionalGids")?;
+            }
+            Ok(())
+        }),
+        test(SECTION, "F182", "a user's container runs inside a container", |lab| {
+            if lab.kind != crate::lab::Kind::Bulkhead {
+                return skip("this runtime's libraries are not in the outer container");
+            }
+            let masked = |spec: &mut Value| {
+                spec["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
+                spec["linux"]["maskedPaths"] = json!(["/proc/kcore"]);
+            };
+            let bound = |spec: &mut Value| {
+                without_namespace(spec, "pid");
+                spec["mounts"][0] = json!({ "destination": "/proc", "type": "bind",
+                    "source": "/proc", "options": ["rbind"] });
+            };
+            for inner in [nested(lab, |_| {}, |_| {})?, nested(lab, masked, bound)?] {
+                same("code of the inner run", &inner["code"], json!(0))?;
+                let printed = inner["stdout"].as_str().unwrap_or_default();
+                let seen: Value = serde_json::from_str(printed).unwrap_or_default();
+                same("uids", &seen["report"]["uids"], json!([0, 0, 0]))?;
+            }
+            // The kernel shows no more of /proc than the outer container does.
+            let inner = nested(lab, masked, |_| {})?;
+            same("code with another procfs", &inner["code"], json!(1))
+        }),
         test(SECTION, "F25", "a mapping of ids that the user does not own is an error", |lab| {
             let bundle = bundle(lab, &["report"], |spec| {
                 spec["linux"]["uidMappings"] =
@@ -245,6 +325,22 @@ pub fn tests() -> Vec<Test> {
             lab.nothing_left()
         }),
     ]
+}
+
+/// Runs a container in a container: as an ordinary user without capabilities, whose /proc is what `edit`
+/// makes of it. What the inner call of the runtime came to.
+fn nested(lab: &Lab, outer: impl FnOnce(&mut Value), inner: impl FnOnce(&mut Value)) -> Res<Value> {
+    let step = "run /bin/runtime --root /tmp/state run --bundle /data/inner inner";
+    let inner = bundle(lab, &["report"], inner)?;
+    let bundle = lab.bundle(&[step], |spec| {
+        spec["process"]["user"] = json!({ "uid": USER, "gid": USER });
+        spec["process"]["capabilities"] = json!({});
+        mount(spec, "/data/inner", "bind", inner.path(), &["rbind", "nodev", "nosuid"]);
+        outer(spec);
+    })?;
+    fs::create_dir(bundle.inside("/data/inner"))?;
+    fs::copy(&lab.runtime, bundle.inside("/bin/runtime"))?;
+    Ok(lab.seen(&bundle)?[step].take())
 }
 
 /// A bundle of the user, with a user namespace that maps the user alone and no cgroup path.

@@ -90,19 +90,30 @@ pub fn reap_all_but(kept: i32) {
     }
 }
 
-/// The processes of this pid namespace that are not the suite's.
+/// The processes of this pid namespace that are not the suite's; of the machine's, only those that this
+/// one is an ancestor of.
 pub fn processes() -> Vec<String> {
+    let own = std::process::id() as i32;
     let mut left = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
             continue;
         };
-        let ours = pid == 1;
+        let ours = pid == own || own != 1 && !descends_from(pid, own);
         if !ours && let Ok(name) = fs::read_to_string(entry.path().join("comm")) {
             left.push(format!("process {pid} ({})", name.trim()));
         }
     }
     left
+}
+
+fn descends_from(mut pid: i32, ancestor: i32) -> bool {
+    while pid > 1 && pid != ancestor {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let behind_name = stat.rsplit(')').next().unwrap_or_default();
+        pid = behind_name.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    }
+    pid == ancestor
 }
 
 /// Kills the processes of this pid namespace that are not the suite's.

@@ -21,8 +21,12 @@ use crate::sys::bpf;
 /// How often a directory is made again under an ancestor that another container's deletion removes.
 const ATTEMPTS: u32 = 20;
 
+/// For who may not make cgroups where it is.
+const HOW_TO_GET_ONE: &str = "; have your systemd make it (--systemd-cgroup), or begin in a cgroup of \
+                              your own: systemd-run --user --scope --property=Delegate=yes";
+
 /// Directories to remove unless everything went well, in the order they were made.
-struct Made(Vec<PathBuf>);
+pub(super) struct Made(pub(super) Vec<PathBuf>);
 
 impl Drop for Made {
     fn drop(&mut self) {
@@ -37,7 +41,15 @@ impl Plan {
     /// What the state file records before [`Plan::create`]: with it everything that `create` makes
     /// can be removed, at whatever point it was killed.
     pub fn recorded(&self) -> Recorded {
-        Recorded(self.targets.iter().map(recorded).collect())
+        let mut all: Vec<RecordedGroup> = self.targets.iter().map(recorded).collect();
+        if let Some(scope) = &self.scope {
+            for group in &mut all {
+                // Slices are systemd's to remove.
+                group.ancestors.clear();
+                group.subgroup.clone_from(&scope.subgroup);
+            }
+        }
+        Recorded(all)
     }
 
     /// Refuses a cgroup that holds processes, be it below, before anything is recorded or made: they would share
@@ -66,7 +78,13 @@ impl Plan {
             match self.make(target, &mut made) {
                 Ok(dir) => {
                     let made = made.0[before..].to_vec();
-                    groups.push(Group { at: recorded(target), dir, procs: None, made });
+                    groups.push(Group {
+                        at: recorded(target),
+                        dir,
+                        inner: None,
+                        procs: None,
+                        made,
+                    });
                 }
                 Err(error) if self.tolerates(&error) => {
                     drop(Made(made.0.split_off(before)));
@@ -79,6 +97,16 @@ impl Plan {
             let above = &group.made[..group.made.len().saturating_sub(1)];
             group.at.ancestors = above.to_vec();
         }
+        self.limit(groups, made, warnings)
+    }
+
+    /// Writes limits and device rules, and opens what joining needs. Keeps what was `made`.
+    pub(super) fn limit(
+        &self,
+        groups: Vec<Group>,
+        mut made: Made,
+        warnings: &mut Vec<String>,
+    ) -> Result<Cgroup> {
         let clone_into = !self.no_births(Version::V2);
         let mut cgroup = Cgroup { groups, gone: Vec::new(), clone_into };
         cgroup.refuse_frozen()?;
@@ -91,7 +119,9 @@ impl Plan {
 
     /// Whether a process joins a hierarchy after its birth.
     pub fn is_joined_late(&self) -> bool {
-        self.targets.iter().any(|t| t.version == Version::V1) || self.no_births(Version::V2)
+        self.targets.iter().any(|t| t.version == Version::V1)
+            || self.no_births(Version::V2)
+            || self.scope.is_some()
     }
 
     /// A pids limit of 0 forbids births in the cgroup, also the first; it does not forbid joining.
@@ -113,13 +143,14 @@ impl Plan {
     pub(super) fn without(&self, target: &Target, error: &Error) -> Result<()> {
         match self.knobs.iter().find(|k| target.has(k)) {
             Some(knob) => {
-                Err(Error::unsupported("set", &knob.field, format!("no cgroup: {error}")))
+                let how = if target.version == Version::V2 { HOW_TO_GET_ONE } else { "" };
+                Err(Error::unsupported("set", &knob.field, format!("no cgroup: {error}{how}")))
             }
             None => Ok(()),
         }
     }
 
-    fn make(&self, target: &Target, made: &mut Made) -> Result<OwnedFd> {
+    pub(super) fn make(&self, target: &Target, made: &mut Made) -> Result<OwnedFd> {
         let at = target.path();
         let mount = open_path(&target.mount_point).context("open", quote(&target.mount_point))?;
         make_dirs(&mount, target, made).context("make cgroup", quote(&at))?;
@@ -176,7 +207,7 @@ fn write_v1(lines: &[(&'static str, String)], group: &Group) -> Result<()> {
     Ok(())
 }
 
-fn recorded(target: &Target) -> RecordedGroup {
+pub(super) fn recorded(target: &Target) -> RecordedGroup {
     let above: Vec<&Path> = target.relative.ancestors().skip(1).collect();
     let missing = above
         .into_iter()
@@ -192,6 +223,7 @@ fn recorded(target: &Target) -> RecordedGroup {
         mount_point: target.mount_point.clone(),
         path: target.path(),
         ancestors,
+        subgroup: None,
     }
 }
 

@@ -54,7 +54,7 @@ impl Cgroup {
     pub fn delegate(&self, owner: Uid, warnings: &mut Vec<String>) -> Result<()> {
         let Some(group) = self.unified() else { return Ok(()) };
         let operation = "change the owner of";
-        match give(&group.dir, c"", owner, AtFlags::AT_EMPTY_PATH) {
+        match give(group.home(), c"", owner, AtFlags::AT_EMPTY_PATH) {
             Err(Errno::EPERM) if !Uid::effective().is_root() => {
                 let path = quote(&group.at.path);
                 warnings.push(format!("cgroup {path} is not given to uid {owner}: EPERM"));
@@ -63,7 +63,7 @@ impl Cgroup {
             result => result.call("fchownat").context(operation, quote(&group.at.path))?,
         }
         for file in list()?.lines() {
-            match give(&group.dir, file, owner, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            match give(group.home(), file, owner, AtFlags::AT_SYMLINK_NOFOLLOW) {
                 // A file of a controller that this cgroup does not have.
                 Err(Errno::ENOENT) => {}
                 result => {

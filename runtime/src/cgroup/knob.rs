@@ -104,7 +104,7 @@ fn subject(knob: &Knob, file: &str, text: &str) -> String {
 }
 
 /// The texts to write, one per call.
-fn texts(dir: BorrowedFd<'_>, knob: &Knob, value: &Value) -> Result<Vec<String>> {
+pub(super) fn texts(dir: BorrowedFd<'_>, knob: &Knob, value: &Value) -> Result<Vec<String>> {
     Ok(vec![match value {
         Value::Text(text) => text.clone(),
         Value::Lines(text) => {

@@ -74,6 +74,7 @@ fn hierarchies(layout: &Layout) -> Vec<RecordedGroup> {
         mount_point: unified.mount_point.clone(),
         path: PathBuf::new(),
         ancestors: Vec::new(),
+        subgroup: None,
     });
     let v1 = layout.v1.iter().map(|hierarchy| RecordedGroup {
         controllers: hierarchy.controllers.clone(),
@@ -82,6 +83,7 @@ fn hierarchies(layout: &Layout) -> Vec<RecordedGroup> {
         mount_point: hierarchy.mount_point.clone(),
         path: PathBuf::new(),
         ancestors: Vec::new(),
+        subgroup: None,
     });
     unified.chain(v1).collect()
 }

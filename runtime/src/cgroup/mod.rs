@@ -26,7 +26,9 @@ pub(crate) mod oom;
 mod plan;
 mod remove;
 mod resources;
+mod scope;
 pub mod stats;
+pub(crate) mod systemd;
 #[cfg(test)]
 mod tests;
 mod v1;
@@ -51,7 +53,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use check::{delegated, device_programs, parse_list};
 pub(crate) use mark::{marked, marks};
 pub(crate) use none::{NO_CGROUP, NOWHERE, plan_none};
-pub(crate) use plan::{Permission, Plan, plan};
+pub(crate) use plan::{Permission, Plan, plan, plan_scope};
+pub(crate) use systemd::Unit;
 
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use resources::{Knob, Version};
@@ -76,6 +79,9 @@ pub(crate) struct RecordedGroup {
     /// Directories above it that did not exist, topmost first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ancestors: Vec<PathBuf>,
+    /// The directory below that holds the processes, where it is not this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subgroup: Option<String>,
 }
 
 /// A container's directories, as the state file has them.
@@ -102,6 +108,8 @@ struct Group {
     at: RecordedGroup,
     /// Opened with `O_PATH`.
     dir: OwnedFd,
+    /// The directory below that holds the processes.
+    inner: Option<OwnedFd>,
     /// `cgroup.procs` of a hierarchy that a process must join by itself, opened for writing.
     procs: Option<OwnedFd>,
     /// What this process made: ancestors, then the directory itself.
@@ -152,7 +160,19 @@ fn vanished(errno: Errno) -> bool {
     matches!(errno, Errno::ENOENT | Errno::ENODEV)
 }
 
+impl Group {
+    /// The directory that the container's processes are in, and take for their root.
+    fn home(&self) -> &OwnedFd {
+        self.inner.as_ref().unwrap_or(&self.dir)
+    }
+}
+
 impl RecordedGroup {
+    /// The path of the directory that the container's processes are in.
+    fn home(&self) -> PathBuf {
+        self.subgroup.as_ref().map_or_else(|| self.path.clone(), |name| self.path.join(name))
+    }
+
     fn version(&self) -> Version {
         if self.unified { Version::V2 } else { Version::V1 }
     }
@@ -165,6 +185,7 @@ impl RecordedGroup {
         if self.mount_point.is_absolute()
             && inside(&self.path)
             && self.ancestors.iter().all(|a| inside(a) && self.path.starts_with(a))
+            && self.subgroup.as_ref().is_none_or(|name| !name.contains('/') && name != "..")
         {
             return Ok(());
         }
@@ -182,7 +203,10 @@ impl Cgroup {
             match open_path(&at.path) {
                 Ok(dir) => {
                     let at = at.clone();
-                    cgroup.groups.push(Group { at, dir, procs: None, made: Vec::new() });
+                    let inner = at.subgroup.as_ref().map(|name| open_dir(&dir, Path::new(name)));
+                    // One that is gone has no processes, and the directory itself takes none.
+                    let inner = inner.and_then(Result::ok);
+                    cgroup.groups.push(Group { at, dir, inner, procs: None, made: Vec::new() });
                 }
                 Err(f) if vanished(f.errno) => cgroup.gone.push(at.path.clone()),
                 Err(failure) => return Err(failure).context("open cgroup", quote(&at.path)),
@@ -211,7 +235,7 @@ impl Cgroup {
                 // `tasks` moves one thread, which is all that the child has. `cgroup.procs` would lock
                 // out every fork of the machine and wait for an RCU grace period: 4 to 17 ms.
                 let file = if group.at.unified { "cgroup.procs" } else { "tasks" };
-                let procs = knob::open(&group.dir, file, OFlag::O_WRONLY);
+                let procs = knob::open(group.home(), file, OFlag::O_WRONLY);
                 group.procs =
                     Some(procs.context("open", format!("{file} of {}", quote(&group.at.path)))?);
             }
@@ -222,7 +246,7 @@ impl Cgroup {
     /// The cgroup2 directory to clone the container's process into, if there is one.
     pub fn clone_target(&self) -> Option<BorrowedFd<'_>> {
         let unified = self.groups.iter().find(|g| g.at.unified)?;
-        self.clone_into.then(|| unified.dir.as_fd())
+        self.clone_into.then(|| unified.home().as_fd())
     }
 
     /// Moves the calling process into every hierarchy that it was not cloned into.
@@ -275,10 +299,12 @@ impl Cgroup {
             Cgroup { groups: Vec::new(), gone: self.gone.clone(), clone_into: self.clone_into };
         for (group, below) in self.groups.iter().zip(chosen) {
             let mut at = group.at.clone();
+            at.path = at.home();
+            at.subgroup = None;
             at.path.extend(below.components().filter(|c| matches!(c, Component::Normal(_))));
             at.ancestors.clear();
-            let dir = open_dir(&group.dir, below).context("open cgroup", quote(&at.path))?;
-            cgroup.groups.push(Group { at, dir, procs: None, made: Vec::new() });
+            let dir = open_dir(group.home(), below).context("open cgroup", quote(&at.path))?;
+            cgroup.groups.push(Group { at, dir, inner: None, procs: None, made: Vec::new() });
         }
         Ok(cgroup)
     }
@@ -289,7 +315,8 @@ impl Cgroup {
         let Some(group) = self.unified() else { return Ok(None) };
         let file = format!("/proc/{pid}/cgroup");
         let text = std::fs::read(&file).call("read").context("read", quote(&file))?;
-        let relative = group.at.path.strip_prefix(&group.at.mount_point).unwrap_or(&group.at.path);
+        let home = group.at.home();
+        let relative = home.strip_prefix(&group.at.mount_point).unwrap_or(&home);
         let line = layout::lines(&text).find(|(names, _)| names.is_empty());
         match line.as_ref().and_then(|(_, path)| path.strip_prefix(relative).ok()) {
             None => Ok(None),

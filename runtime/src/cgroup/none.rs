@@ -44,7 +44,13 @@ pub(crate) fn plan_none(
         Permission::Required => Permission::Tolerated,
         other => other,
     };
-    Ok(Plan { targets: Vec::new(), knobs: Vec::new(), devices: Rules::new(linux)?, permission })
+    Ok(Plan {
+        targets: Vec::new(),
+        knobs: Vec::new(),
+        devices: Rules::new(linux)?,
+        permission,
+        scope: None,
+    })
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use oci_spec::runtime::Linux;
 use super::devices::Rules;
 use super::layout::Layout;
 use super::resources::{Knob, Version, knobs};
+use super::systemd::{self, Scope};
 use crate::error::{Error, Result};
+use crate::service_manager::ServiceManager;
 
 /// Controllers of cgroup2; `cgroup` and `irq` stand for files of the core.
 const V2: [&str; 11] =
@@ -61,6 +63,8 @@ pub(crate) struct Plan {
     pub(super) knobs: Vec<Knob>,
     pub(super) devices: Rules,
     pub(super) permission: Permission,
+    /// The systemd unit that the directory belongs to.
+    pub(super) scope: Option<Scope>,
 }
 
 /// Where a controller is in `layout`.
@@ -88,10 +92,8 @@ pub(crate) fn plan(
     permission: Permission,
     warnings: &mut Vec<String>,
 ) -> Result<Plan> {
-    let v1 = layout.v1.iter().flat_map(|h| h.controllers.iter());
-    let version = |c: &str| version_in(v1.clone(), layout.unified.is_some(), c);
+    let list = limits(linux, layout, warnings)?;
     let resources = linux.resources().as_ref();
-    let list = resources.map_or(Ok(Vec::new()), |r| knobs(r, &version, warnings))?;
     if !layout.v1.is_empty()
         && resources.and_then(|r| r.unified().as_ref()).is_some_and(|u| !u.is_empty())
     {
@@ -122,13 +124,62 @@ pub(crate) fn plan(
             relative: place.below(beside, &u.own)?,
         });
     }
-    Ok(Plan { targets, knobs: list, devices: Rules::new(linux)?, permission })
+    Ok(Plan { targets, knobs: list, devices: Rules::new(linux)?, permission, scope: None })
+}
+
+fn limits(linux: &Linux, layout: &Layout, warnings: &mut Vec<String>) -> Result<Vec<Knob>> {
+    let v1 = layout.v1.iter().flat_map(|h| h.controllers.iter());
+    let version = |c: &str| version_in(v1.clone(), layout.unified.is_some(), c);
+    let resources = linux.resources().as_ref();
+    resources.map_or(Ok(Vec::new()), |r| knobs(r, &version, warnings))
+}
+
+/// As [`plan`], for a scope of `manager`'s in the place of a directory of ours. `uid` is the creator's.
+///
+/// # Errors
+/// Also a `cgroupsPath` that is not of the form `slice:prefix:name`, an annotation that is no property,
+/// and a host with v1 hierarchies, of which systemd keeps only some for a scope.
+pub(crate) fn plan_scope<'a>(
+    linux: &Linux,
+    id: &str,
+    layout: &Layout,
+    (manager, uid): (&ServiceManager, u32),
+    annotations: impl Iterator<Item = (&'a String, &'a String)>,
+    permission: Permission,
+    warnings: &mut Vec<String>,
+) -> Result<Plan> {
+    let unified = match &layout.unified {
+        Some(unified) if layout.v1.is_empty() => unified,
+        _ => {
+            let reason = "scopes of systemd need a host with cgroup v2 alone; this one has cgroup v1 \
+                          hierarchies (boot it with systemd.unified_cgroup_hierarchy=1), or none";
+            return Err(Error::unsupported("use", "the systemd cgroup driver", reason));
+        }
+    };
+    let list = limits(linux, layout, warnings)?;
+    let place = systemd::Place::parse(linux.cgroups_path().as_deref(), id, manager.user)?;
+    let root = if manager.user { systemd::root_of_user(unified, uid) } else { PathBuf::new() };
+    let target = Target {
+        version: Version::V2,
+        controllers: Vec::new(),
+        name: None,
+        mount_point: unified.mount_point.clone(),
+        relative: place.below(&root),
+    };
+    let scope = Some(place.scope(id, manager, &list, annotations)?);
+    let devices = Rules::new(linux)?;
+    Ok(Plan { targets: vec![target], knobs: list, devices, permission, scope })
 }
 
 impl Plan {
     /// The container's directory in every hierarchy, to be recorded before they are made.
     pub fn paths(&self) -> Vec<PathBuf> {
-        self.targets.iter().map(Target::path).collect()
+        let inner = self.scope.as_ref().and_then(|scope| scope.subgroup.as_deref());
+        let path = |target: &Target| match inner {
+            Some(name) => target.path().join(name),
+            None => target.path(),
+        };
+        self.targets.iter().map(path).collect()
     }
 }
 

@@ -444,6 +444,7 @@ fn recorded_paths_are_checked() {
         mount_point: PathBuf::from("/sys/fs/cgroup/unified"),
         path: PathBuf::from(path),
         ancestors: ancestors.iter().map(PathBuf::from).collect(),
+        subgroup: None,
     };
     for bad in [
         group("/sys/fs/cgroup/unified", &[]),

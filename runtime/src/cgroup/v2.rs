@@ -16,6 +16,10 @@ use super::resources::Knob;
 use super::{knob, open_dir};
 use crate::error::{Context, Error, Failure, Result, quote};
 
+/// For an ordinary user, whose cgroups are systemd's to give.
+const HOW_TO_DELEGATE: &str = "; root delegates controllers to users by `systemctl edit user@.service`: \
+                               [Service] Delegate=cpu cpuset io memory pids";
+
 /// Those that make a directory "domain invalid" below a threaded one.
 const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
 
@@ -66,7 +70,9 @@ pub(super) fn not_there(
         false => format!("{} has no {name} controller", quote(mount_point)),
         true => {
             let at = quote(mount_point.join(relative));
-            format!("the {name} controller is not delegated to {at}{}", why.unwrap_or_default())
+            let how = if nix::unistd::geteuid().is_root() { "" } else { HOW_TO_DELEGATE };
+            let why = why.unwrap_or_default();
+            format!("the {name} controller is not delegated to {at}{why}{how}")
         }
     };
     Error::unsupported("set", &knob.field, reason)

@@ -34,7 +34,8 @@ pub(crate) struct Inherited<'a> {
     pub plan: &'a Plan,
     pub channel: Channel,
     pub proc: &'a Procfs,
-    pub cgroup: &'a Cgroup,
+    /// What it joins by itself; `None` where systemd has put it in its scope.
+    pub cgroup: Option<&'a Cgroup>,
     pub joined: Vec<Open>,
     pub waits: Waits,
     pub proof: SingleThreaded,
@@ -93,7 +94,7 @@ pub(crate) fn wait_for_start(channel: &Channel) {
 /// What the child has of its creator while it builds.
 struct Outside<'a> {
     proc: &'a Procfs,
-    cgroup: &'a Cgroup,
+    cgroup: Option<&'a Cgroup>,
     joined: Vec<Open>,
     /// What stays open until `start`.
     kept: Vec<BorrowedFd<'a>>,
@@ -157,8 +158,10 @@ fn build(
 fn begin(plan: &Plan, channel: &Channel) -> Result<()> {
     sys::process::reset_signals().context("reset", "signals")?;
     sys::process::overwrite_arguments(TITLE);
-    if plan.maps.is_some() && !plan.order.child_makes_user_namespace() {
+    if plan.waits_for_creator() {
         wait_for_go(channel)?;
+    }
+    if plan.has_maps_of_creator() {
         sys::process::set_dumpable(false).context("set", "non-dumpable")?;
         join::become_root()?;
     }
@@ -187,8 +190,8 @@ pub(crate) fn wait_for_go(channel: &Channel) -> Result<()> {
     }
 }
 
-fn enter_cgroup(plan: &Plan, cgroup: &Cgroup) -> Result<()> {
-    cgroup.join()?;
+fn enter_cgroup(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<()> {
+    cgroup.map_or(Ok(()), Cgroup::join)?;
     cgroup::reset_affinity()?;
     if plan.late_cgroup_namespace() {
         sys::process::unshare(libc::CLONE_NEWCGROUP).context("make", "a cgroup namespace")?;

@@ -10,7 +10,7 @@
 //!     write maps   │ ◀───────────────────────── Maps ─── │ (only with a new user namespace that the
 //!                  │ ── Done ──────────────────────────▶ │  child makes itself)
 //!     write maps   │                                     │
-//!                  │ ── Go ────────────────────────────▶ │ (only with any other new user namespace)
+//!     start scope  │ ── Go ────────────────────────────▶ │ (only with any other new user namespace, or a scope)
 //!     move devices │ ◀─────────────── NetDevices(socket)─│ (only with network devices)
 //!                  │ ── Done ──────────────────────────▶ │
 //!                  │                                     │ cgroup, host name, sysctl, mounts

@@ -86,10 +86,22 @@ impl Born {
         Self { guard: Guard::new(pid, pidfd, parent), channel }
     }
 
-    /// Writes id maps when there is a new user namespace, and lets the process go on.
-    pub(crate) fn help(self, maps: Option<(&Maps, Writer)>, proc: &Procfs) -> Result<Building> {
+    pub(crate) fn pid(&self) -> i32 {
+        self.guard.pid
+    }
+
+    /// Writes id maps when there is a new user namespace, and lets the process go on that waits for
+    /// that, or for its place in a scope.
+    pub(crate) fn help(
+        self,
+        maps: Option<(&Maps, Writer)>,
+        waits: bool,
+        proc: &Procfs,
+    ) -> Result<Building> {
         if let Some((maps, writer)) = maps {
             maps.write(proc.as_fd(), self.guard.pid, writer)?;
+        }
+        if waits {
             match self.channel.send(&FromCreator::Go, None) {
                 // It gave up already, and why is the first thing that will be heard of it.
                 Err(Failure { errno: Errno::EPIPE, .. }) => {}

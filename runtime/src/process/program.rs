@@ -13,6 +13,7 @@
 //! `execve` the kernel computes the sets anew from the bounding, inheritable and ambient ones
 //! (capabilities(7), "Transformation of capabilities during execve()"), in none of which it is.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -46,6 +47,8 @@ pub(crate) struct Program {
     pub uid: Uid,
     pub gid: Gid,
     pub groups: Vec<Gid>,
+    /// The groups are the creator's instead.
+    pub keeps_groups: bool,
     pub umask: Mode,
     pub terminal: Option<TerminalSize>,
     pub capabilities: Capabilities,
@@ -142,6 +145,7 @@ pub(crate) fn plan(
         uid: Uid::from_raw(user.uid()),
         gid: Gid::from_raw(user.gid()),
         groups: groups(user.additional_gids().as_deref().unwrap_or_default()),
+        keeps_groups: false,
         umask: Mode::from_bits_truncate(user.umask().unwrap_or(DEFAULT_UMASK)),
         terminal: process.terminal().unwrap_or(false).then(|| {
             process.console_size().map_or_else(TerminalSize::default, |size| TerminalSize {
@@ -161,6 +165,36 @@ pub(crate) fn plan(
         landlock,
         inherited_fds: inherit.checked()?,
     })
+}
+
+fn set_groups(groups: &[Gid]) -> Result<()> {
+    match nix::unistd::setgroups(groups) {
+        // The namespace denies setgroups, for good; only a request for groups is an error then.
+        Err(Errno::EPERM) if groups.is_empty() => Ok(()),
+        other => other
+            .call("setgroups")
+            .context("set", format!("process.user.additionalGids {groups:?}")),
+    }
+}
+
+/// crun's annotation, Podman's `--group-add keep-groups`: the process keeps its creator's additional
+/// groups, which an ordinary user could not give to it.
+pub(crate) const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
+/// Whether the annotations ask to keep the creator's groups.
+///
+/// # Errors
+/// Other groups are asked for as well.
+pub(crate) fn keeps_groups(
+    annotations: Option<&HashMap<String, String>>,
+    process: &Process,
+) -> Result<bool> {
+    let keeps = annotations.and_then(|map| map.get(KEEP_GROUPS)).is_some_and(|value| value == "1");
+    if keeps && process.user().additional_gids().as_ref().is_some_and(|gids| !gids.is_empty()) {
+        let reason = format!("cannot be set beside the annotation {KEEP_GROUPS}");
+        return Err(Error::invalid("process.user.additionalGids", reason));
+    }
+    Ok(keeps)
 }
 
 /// Every group once: engines name the user's own groups again (`--group-add`), and the kernel keeps
@@ -268,12 +302,8 @@ impl Program {
     }
 
     fn set_user(&self) -> Result<()> {
-        match nix::unistd::setgroups(&self.groups) {
-            // The namespace denies setgroups, for good; only a request for groups is an error then.
-            Err(Errno::EPERM) if self.groups.is_empty() => {}
-            other => other
-                .call("setgroups")
-                .context("set", format!("process.user.additionalGids {:?}", self.groups))?,
+        if !self.keeps_groups {
+            set_groups(&self.groups)?;
         }
         caps::keep()?;
         let (uid, gid) = (self.uid, self.gid);
