@@ -12,6 +12,8 @@ pub struct Environment {
     pub privileged: bool,
     /// `NOTIFY_SOCKET`.
     pub notify_socket: Option<OsString>,
+    /// `PATH`.
+    pub path: Option<OsString>,
     /// Number of descriptors of socket activation, from 3.
     pub listen_fds: u32,
     /// `LISTEN_FDNAMES`.
@@ -24,6 +26,7 @@ impl Default for Environment {
             xdg_runtime_dir: None,
             privileged: true,
             notify_socket: None,
+            path: None,
             listen_fds: 0,
             listen_names: None,
         }
@@ -44,6 +47,7 @@ impl Environment {
             xdg_runtime_dir,
             privileged,
             notify_socket: std::env::var_os("NOTIFY_SOCKET").filter(|v| !v.is_empty()),
+            path: std::env::var_os("PATH"),
             listen_fds,
             listen_names: text("LISTEN_FDNAMES").filter(|_| listen_fds > 0),
         }

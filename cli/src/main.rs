@@ -5,6 +5,7 @@
 
 mod argv;
 mod commands;
+mod criu;
 mod default_seccomp;
 mod duration;
 mod environment;

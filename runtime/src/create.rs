@@ -44,13 +44,13 @@ pub(crate) struct Created {
 
 /// Takes back what an unfinished `create` has done. The process is killed by its own guard, which
 /// is dropped first.
-struct Undo<'a> {
-    dir: Option<StateDir>,
-    record: Record,
+pub(crate) struct Undo<'a> {
+    pub(crate) dir: Option<StateDir>,
+    pub(crate) record: Record,
     /// The cgroup is made; one that is only planned may hold somebody else's processes.
-    cgroup_made: bool,
+    pub(crate) cgroup_made: bool,
     /// Hooks that must run because the container has existed.
-    poststop: Option<&'a Hooks>,
+    pub(crate) poststop: Option<&'a Hooks>,
 }
 
 impl Drop for Undo<'_> {
@@ -138,7 +138,7 @@ pub(crate) fn create(
     })
 }
 
-fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
+pub(crate) fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
     let spec = &options.config.spec;
     Record {
         version: Record::VERSION,
@@ -157,6 +157,7 @@ fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
             systemd_cgroup: options.systemd_cgroup,
             own_pid_namespace: plan.namespaces.creates(libc::CLONE_NEWPID),
             chroot: options.no_pivot || !plan.namespaces.creates(libc::CLONE_NEWNS),
+            time_namespace: false,
         },
     }
 }
@@ -205,7 +206,7 @@ fn build(plan: &Plan, host: &Host, born: Born, warnings: &mut Vec<String>) -> Re
     born.help(maps, &host.proc)?.wait(&mut Creation { plan, proc: &host.proc, warnings })
 }
 
-fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {
+pub(crate) fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {
     match (plan.program.terminal, &options.console) {
         (Some(_), Console::Nobody) => Err(no_console()),
         (None, Console::Socket(_)) => Err(Error::invalid(

@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 };
 
 use crate::hooks::Kind;
-use crate::{caps, mount, namespaces, scheduler, seccomp};
+use crate::{caps, checkpoint, mount, namespaces, scheduler, seccomp};
 
 /// Oldest and newest version of the runtime specification that a configuration may name.
 const VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
@@ -32,7 +32,8 @@ const HOOKS: [Kind; 6] = [
 const BUILT: &str = "no field of the document is required";
 
 /// Annotations that this build acts on: each reaches past what the configuration itself says.
-const UNSAFE_ANNOTATIONS: [&str; 1] = ["run.oci.systemd.force_cgroup_v1"];
+const UNSAFE_ANNOTATIONS: [&str; 2] =
+    [checkpoint::CONFIGURATION, "run.oci.systemd.force_cgroup_v1"];
 
 /// The features document of this build on this host.
 pub fn features() -> Features {

@@ -5,6 +5,7 @@
 
 mod caps;
 mod cgroup;
+mod checkpoint;
 mod children;
 mod container;
 mod create;
@@ -49,6 +50,7 @@ mod watcher;
 
 pub use cgroup::stats::{BlockIoEntry, MemoryUse, Pressure, RdmaUse, Stall, Stats};
 pub use cgroup::victim::Victim;
+pub use checkpoint::{CgroupMode, CheckpointOptions, CriuOptions, NetworkLock, RestoreOptions};
 pub use children::{
     Forked, close_all_but, fork, keep_child_statuses, leave, reap_child, share_cores_with_own_group,
 };
