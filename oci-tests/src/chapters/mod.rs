@@ -6,6 +6,7 @@ mod cgroup_paths;
 mod cgroups;
 mod cgroups_v2;
 mod cgroups_v2_limits;
+mod checkpoint;
 mod config;
 mod contract;
 mod devices;
@@ -41,7 +42,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 32] = [
+    let chapters: [fn() -> Vec<Test>; 33] = [
         config::tests,
         process::tests,
         apparmor::tests,
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Test> {
         odd::tests,
         rootless::tests,
         landlock::tests,
+        checkpoint::tests,
         hostile::tests,
     ];
     let tests = chapters.iter().flat_map(|chapter| chapter());

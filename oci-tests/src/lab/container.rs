@@ -28,13 +28,24 @@ pub struct Container<'l> {
 impl<'l> Container<'l> {
     /// Creates a container with options of the create command; it must work.
     pub fn create(lab: &'l Lab, bundle: &Bundle, options: &[&str]) -> Res<Self> {
-        let mut words = vec!["create", "--bundle", bundle.path()];
+        Self::made(lab, "create", bundle, options)
+    }
+
+    /// Restores a container with options of the restore command; it must work.
+    pub fn restore(lab: &'l Lab, bundle: &Bundle, options: &[&str]) -> Res<Self> {
+        let mut words = vec!["--detach"];
+        words.extend_from_slice(options);
+        Self::made(lab, "restore", bundle, &words)
+    }
+
+    fn made(lab: &'l Lab, verb: &str, bundle: &Bundle, options: &[&str]) -> Res<Self> {
+        let mut words = vec![verb, "--bundle", bundle.path()];
         words.extend_from_slice(options);
         words.push(&bundle.id);
         let (output, lines) = lab.call(&words).piped()?;
         output.excuse()?;
         if output.code != Some(0) {
-            return fail(format!("create ended with {}", output.brief()));
+            return fail(format!("{verb} ended with {}", output.brief()));
         }
         let mut container = Self {
             lab,
