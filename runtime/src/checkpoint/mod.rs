@@ -40,6 +40,7 @@ pub(crate) use restore::restore;
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::host::Host;
 use crate::landlock;
+use crate::plan;
 use request::{Needs, Numbers};
 use rpc::{Features, Request, Response, kind};
 use swrk::{INHERITED, Swrk};
@@ -134,6 +135,10 @@ fn writable(directory: OwnedFd, path: &Path, what: &str) -> Result<OwnedFd> {
 /// Refuses what CRIU would save in part, or restore with less confinement, without a word.
 fn refuse_unsupported(operation: &str, spec: &Spec) -> Result<()> {
     let refused = |field: String, reason: &str| Err(Error::unsupported(operation, field, reason));
+    if plan::listed(spec) & libc::CLONE_NEWUSER != 0 {
+        let reason = "a user namespace cannot reach what CRIU restores from";
+        return refused("linux.namespaces".to_owned(), reason);
+    }
     if spec.annotations().as_ref().is_some_and(|all| all.contains_key(landlock::ANNOTATION)) {
         let field = format!("annotations[{:?}]", landlock::ANNOTATION);
         return refused(field, "CRIU does not restore Landlock rules");
@@ -273,6 +278,7 @@ mod tests {
             (mount(json!({ "uidMappings": map, "gidMappings": map })), "mounts[0]"),
             (json!({ "annotations": { "io.bulkhead.landlock": "{}" } }), "io.bulkhead.landlock"),
             (rules("SCMP_ACT_NOTIFY"), "linux.seccomp"),
+            (json!({ "linux": { "namespaces": [{ "type": "user" }] } }), "linux.namespaces"),
         ] {
             let error = refusal(json.clone()).unwrap_or_else(|| panic!("{json}"));
             assert!(error.contains(field) && error.contains("CRIU"), "{error}");
