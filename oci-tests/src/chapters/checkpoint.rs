@@ -289,7 +289,7 @@ fn failures() -> Vec<Test> {
             container.end()
         }),
         test(SECTION, "F94", "only what runs can be saved", |lab| {
-            own(lab)?;
+            need_criu(lab)?;
             let container = lab.create(&["pause"], |_| {})?;
             let output = container.call(&["checkpoint", "--image-path", &images(lab)])?;
             refused(&output, &["Container cannot be checkpointed in created state"])?;
@@ -322,7 +322,7 @@ fn failures() -> Vec<Test> {
             },
         ),
         test(SECTION, "F129", "a directory for images that cannot be used is named", |lab| {
-            own(lab)?;
+            need_criu(lab)?;
             let container = lab.running(|_| {})?;
             let full = lab.dir.join("read-only");
             fs::create_dir(&full)?;
