@@ -38,8 +38,8 @@ pub struct Global {
     /// Tolerate missing cgroup permissions: true, false or auto
     #[arg(long, value_name = "mode")]
     rootless: Option<String>,
-    /// Accepted for old callers; there is no checkpoint
-    #[arg(long, value_name = "path", hide = true)]
+    /// The program criu, for checkpoint and restore [default: the one in $PATH]
+    #[arg(long, value_name = "path")]
     criu: Option<PathBuf>,
     /// Print the version
     #[arg(long, short = 'v')]
@@ -59,6 +59,8 @@ pub struct Session {
     pub no_cgroup: bool,
     /// `--rootless`.
     pub rootless: Rootless,
+    /// `--criu`.
+    pub criu: Option<PathBuf>,
     /// `--log`, `--log-format`, `--debug`.
     pub log: Log,
     /// Level of the library's warnings.
@@ -81,6 +83,7 @@ impl Global {
                 systemd_cgroup: self.systemd_cgroup || manager == Some("systemd"),
                 no_cgroup: manager == Some("disabled"),
                 rootless,
+                criu: self.criu,
                 log,
                 warnings: Level::Warning,
             }),
@@ -155,6 +158,7 @@ impl Session {
         Session {
             root,
             explicit_root: true,
+            criu: None,
             log: self.log.clone(),
             warnings: Level::Debug,
             ..*self

@@ -12,6 +12,7 @@ use oci_spec::runtime::{LinuxIntelRdt, LinuxResources, Process as ProcessSpec, S
 use crate::cgroup::oom::OomWatch;
 use crate::cgroup::stats::Stats;
 use crate::cgroup::{self, Cgroup, Recorded};
+use crate::checkpoint::{self, CheckpointOptions, RestoreOptions};
 use crate::create;
 use crate::error::{Context, Error, ErrorKind, Result, quote};
 use crate::faults::Faults;
@@ -19,7 +20,7 @@ use crate::hooks::Kind;
 use crate::host::{self, Host};
 use crate::keyring::Keyring;
 use crate::lifecycle::Hooks;
-use crate::options::{Console, CreateOptions, ExecOptions, Then};
+use crate::options::{Console, CreateOptions, ExecOptions, Parent, Then};
 use crate::plan;
 use crate::process::channel::Channel;
 use crate::process::program::Inherit;
@@ -66,6 +67,55 @@ impl Container {
         let created = create::create(root, id, &options, warnings)?;
         let create::Created { dir, record, process, here } = created;
         Ok((Container { dir, record, here, spec: Some(options.config.spec) }, process))
+    }
+
+    /// Restores the container `id` from images that [`Container::checkpoint`] has made. Its processes run
+    /// when this returns. Warnings are pushed to `warnings`. On failure nothing is left.
+    ///
+    /// # Errors
+    /// As [`Container::create`]; `Unsupported` for what CRIU, or this version of it, cannot do; otherwise what
+    /// failed, with the errors of CRIU's log.
+    pub fn restore(
+        root: &Path,
+        id: &str,
+        options: RestoreOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Container, Process)> {
+        validate::validate_id(id)?;
+        let created = checkpoint::restore(root, id, &options, warnings)?;
+        let create::Created { dir, record, process, here } = created;
+        dir.unlock();
+        let spec = Some(options.create.config.spec);
+        Ok((Container { dir, record, here, spec }, process))
+    }
+
+    /// Saves the container by CRIU. It has ended afterwards, unless it was to go on, and is still to be
+    /// deleted.
+    ///
+    /// # Errors
+    /// `WrongState` unless it runs or is paused; `Unsupported` for what CRIU cannot save; otherwise what
+    /// failed, with the errors of CRIU's log. The container goes on then.
+    pub fn checkpoint(&mut self, options: &CheckpointOptions, parent: Parent) -> Result<()> {
+        self.lock()?;
+        let status = self.status()?;
+        let word = match status {
+            Status::Running | Status::Paused => None,
+            Status::Created => Some("created"),
+            Status::Stopped => Some("stopped"),
+        };
+        if let Some(word) = word {
+            let reason = format!("Container cannot be checkpointed in {word} state");
+            return Err(self.wrong("checkpoint", &reason));
+        }
+        let spec = self.stored_spec()?;
+        let cgroup = self.cgroup()?;
+        let paused = status == Status::Paused;
+        let record = &self.record;
+        let (cgroup, place) = (&cgroup, self.dir.path());
+        let subject = checkpoint::Subject { record, spec: &spec, cgroup, place, paused, parent };
+        let saved = checkpoint::dump(&subject, options);
+        self.dir.unlock();
+        saved
     }
 
     /// Opens an existing container.
@@ -289,7 +339,7 @@ impl Container {
             program,
             keyring: Keyring::plan(&record.id, record.options.keyring)?,
             affinity: scheduler::affinity(&options.process)?,
-            namespaces: self.foreign_namespaces(listed, &host),
+            namespaces: self.foreign_namespaces(listed | self.restored_time(), &host),
             chroot: self.record.options.chroot,
         };
         let cgroup = match options.cgroups.is_empty() {
@@ -320,6 +370,11 @@ impl Container {
         }
         let running = waiting.start(&agent)?;
         Ok(Process { pid: running.pid, pidfd: running.pidfd, terminal })
+    }
+
+    /// The time namespace that CRIU has put the container in, as a `CLONE_NEW*` flag.
+    fn restored_time(&self) -> i32 {
+        if self.record.options.time_namespace { libc::CLONE_NEWTIME } else { 0 }
     }
 
     /// Of the listed namespaces, those that are not the caller's own: joining one's own user

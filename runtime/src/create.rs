@@ -46,13 +46,13 @@ pub(crate) struct Created {
 
 /// Takes back what an unfinished `create` has done. The process is killed by its own guard, which
 /// is dropped first.
-struct Undo<'a> {
-    dir: Option<StateDir>,
-    record: Record,
+pub(crate) struct Undo<'a> {
+    pub(crate) dir: Option<StateDir>,
+    pub(crate) record: Record,
     /// The cgroup is made; one that is only planned may hold somebody else's processes.
-    cgroup_made: bool,
+    pub(crate) cgroup_made: bool,
     /// Hooks that must run because the container has existed.
-    poststop: Option<&'a Hooks>,
+    pub(crate) poststop: Option<&'a Hooks>,
 }
 
 impl Drop for Undo<'_> {
@@ -202,7 +202,7 @@ fn take_over(
     Ok(())
 }
 
-fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
+pub(crate) fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
     let spec = &options.config.spec;
     Record {
         version: Record::VERSION,
@@ -223,6 +223,7 @@ fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> Record {
             no_cgroup: options.no_cgroup,
             own_pid_namespace: plan.namespaces.creates(libc::CLONE_NEWPID),
             chroot: options.no_pivot || !plan.namespaces.creates(libc::CLONE_NEWNS),
+            time_namespace: false,
         },
     }
 }
@@ -279,7 +280,7 @@ fn build(
     born.help(maps, plan.waits_for_creator(), &host.proc)?.wait(&mut requests)
 }
 
-fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {
+pub(crate) fn check_console(plan: &Plan, options: &CreateOptions) -> Result<()> {
     match (plan.program.terminal, &options.console) {
         (Some(_), Console::Nobody) => Err(no_console()),
         (None, Console::Socket(_)) => Err(Error::invalid(

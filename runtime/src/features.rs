@@ -14,7 +14,7 @@ use oci_spec::runtime::{
 
 use crate::hooks::Kind;
 use crate::process::program;
-use crate::{caps, cgroup, mount, namespaces, scheduler, seccomp};
+use crate::{caps, cgroup, checkpoint, mount, namespaces, scheduler, seccomp};
 
 /// Oldest and newest version of the runtime specification that a configuration may name.
 const VERSIONS: (&str, &str) = ("1.0.0", "1.3.0");
@@ -33,7 +33,8 @@ const HOOKS: [Kind; 6] = [
 const BUILT: &str = "no field of the document is required";
 
 /// Annotations that this build acts on: each reaches past what the configuration itself says.
-const UNSAFE_ANNOTATIONS: [&str; 4] = [
+const UNSAFE_ANNOTATIONS: [&str; 5] = [
+    checkpoint::CONFIGURATION,
     cgroup::systemd::ANNOTATION,
     program::KEEP_GROUPS,
     "run.oci.systemd.force_cgroup_v1",

@@ -12,7 +12,7 @@ use oci_spec::runtime::{MountBuilder, Spec};
 use crate::error::{Error, Result};
 
 /// Where the directory appears in the container, as under runc.
-const INSIDE: &str = "/run/notify";
+pub(crate) const INSIDE: &str = "/run/notify";
 const VARIABLE: &str = "NOTIFY_SOCKET=";
 const SOCKET: &str = "notify.sock";
 

@@ -92,6 +92,9 @@ pub(crate) struct Options {
     pub own_pid_namespace: bool,
     /// Its root is entered by `chroot`: no mount namespace of its own, or `--no-pivot`.
     pub chroot: bool,
+    /// It is in a time namespace that the configuration does not list: CRIU has restored its clocks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub time_namespace: bool,
 }
 
 impl Record {
@@ -232,6 +235,11 @@ impl StateDir {
             .call("open")
             .context("open", subject(&path))?;
         Ok(Self { path, dir })
+    }
+
+    /// Its path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

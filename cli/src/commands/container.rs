@@ -44,6 +44,24 @@ pub struct NewContainer {
 }
 
 impl NewContainer {
+    /// The flags that a restored container has too.
+    pub fn restored(
+        bundle: PathBuf,
+        console_socket: Option<PathBuf>,
+        pid_file: Option<PathBuf>,
+        no_pivot: bool,
+    ) -> Self {
+        Self {
+            bundle,
+            console_socket,
+            pidfd_socket: None,
+            pid_file,
+            no_pivot,
+            no_new_keyring: false,
+            preserve_fds: 0,
+        }
+    }
+
     /// Loads the configuration and resolves everything against the caller's directory.
     ///
     /// # Errors
@@ -127,6 +145,16 @@ pub fn run(session: &Session, id: &str, options: CreateOptions, life: Life) -> R
         }
         (None, None) => Ok(0),
     });
+    finish(session, container, ended, life)
+}
+
+/// Deletes a container that has ended, or could not be relayed, unless it is to stay. Returns how it ended.
+pub fn finish(
+    session: &Session,
+    container: Container,
+    ended: Result<u8, Failure>,
+    life: Life,
+) -> Result<u8, Failure> {
     let stays = ended.is_ok() && (life.detach || life.keep);
     if !stays {
         match session.warned(|warnings| container.delete(true, warnings)) {

@@ -1,53 +1,22 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use runtime::{Container, RestoreOptions, Start, Then};
 
+use super::container::{Life, NewContainer, finish};
+use crate::criu::Criu;
+use crate::foreground::Foreground;
 use crate::program::Failure;
 use crate::session::Session;
 
-/// Flags that `checkpoint` and `restore` share.
-#[derive(Debug, Args)]
-pub struct Criu {
-    /// Directory of the images
-    #[arg(long, value_name = "dir")]
-    image_path: Option<PathBuf>,
-    /// Directory of logs and work files
-    #[arg(long, value_name = "dir")]
-    work_path: Option<PathBuf>,
-    /// Allow open TCP connections
-    #[arg(long)]
-    tcp_established: bool,
-    /// Allow Unix sockets of others
-    #[arg(long)]
-    ext_unix_sk: bool,
-    /// Allow jobs of a shell
-    #[arg(long)]
-    shell_job: bool,
-    /// Allow file locks
-    #[arg(long)]
-    file_locks: bool,
-    /// Treatment of cgroups
-    #[arg(long, value_name = "mode")]
-    manage_cgroups_mode: Option<String>,
-    /// Namespace to leave empty
-    #[arg(long, value_name = "namespace")]
-    empty_ns: Vec<String>,
-    /// Deduplicate memory images
-    #[arg(long)]
-    auto_dedup: bool,
-    /// Bring memory pages when they are used
-    #[arg(long)]
-    lazy_pages: bool,
-}
-
-/// Restore a container from its saved state (not supported)
+/// Restore a container from what `checkpoint` has saved
 #[derive(Debug, Args)]
 pub struct Restore {
     #[command(flatten)]
     criu: Criu,
     /// The bundle directory
-    #[arg(long, short, value_name = "dir")]
-    bundle: Option<PathBuf>,
+    #[arg(long, short, value_name = "dir", default_value = ".", hide_default_value = true)]
+    bundle: PathBuf,
     /// Unix socket that receives the master end of the container's terminal
     #[arg(long, value_name = "path")]
     console_socket: Option<PathBuf>,
@@ -60,16 +29,16 @@ pub struct Restore {
     /// Leave orphans of the container's processes to the init of the host
     #[arg(long)]
     no_subreaper: bool,
-    /// Enter the root file system without pivot_root
+    /// Accepted for runc's callers: CRIU decides how the root file system is entered
     #[arg(long)]
     no_pivot: bool,
-    /// Security profile, TYPE:NAME
+    /// Security profile of the processes, TYPE:NAME
     #[arg(long, value_name = "profile")]
     lsm_profile: Option<String>,
-    /// Security context of mounts
+    /// SELinux context of mounts
     #[arg(long, value_name = "context")]
     lsm_mount_context: Option<String>,
-    /// The container's name
+    /// A name that is unique in the state root
     #[arg(value_name = "container-id")]
     id: String,
 }
@@ -77,7 +46,30 @@ pub struct Restore {
 impl super::Command for Restore {
     const NAME: &'static str = "restore";
 
-    fn run(self, _: &Session) -> Result<u8, Failure> {
-        Err(Failure::message("restore: not supported"))
+    fn run(self, session: &Session) -> Result<u8, Failure> {
+        runtime::keep_child_statuses()?;
+        let new =
+            NewContainer::restored(self.bundle, self.console_socket, self.pid_file, self.no_pivot);
+        let mut create = new.options(session, Start::Here, self.detach)?;
+        // Descriptors and sockets of this caller are not in the images.
+        (create.listen_fds, create.listen_names, create.notify_socket) = (0, None, None);
+        let options = RestoreOptions {
+            criu: self.criu.options(session)?,
+            create,
+            lsm_profile: self.lsm_profile,
+            lsm_mount_context: self.lsm_mount_context,
+        };
+        let foreground =
+            (!self.detach).then(|| Foreground::prepare(!self.no_subreaper)).transpose()?;
+        let (container, process) = session
+            .warned(|warnings| Container::restore(&session.root, &self.id, options, warnings))?;
+        let ended = match &foreground {
+            Some(foreground) => {
+                foreground.relay(process, None, || session.confine(&container, Then::Delete))
+            }
+            None => Ok(0),
+        };
+        let life = Life { detach: self.detach, keep: false, subreaper: !self.no_subreaper };
+        finish(session, container, ended, life)
     }
 }

@@ -9,6 +9,7 @@ mod cgroups_rare;
 mod cgroups_v2;
 mod cgroups_v2_limits;
 mod check;
+mod checkpoint;
 mod config;
 mod contract;
 mod devices;
@@ -51,7 +52,7 @@ use crate::check::Test;
 
 /// All tests in their fixed order.
 pub fn all() -> Vec<Test> {
-    let chapters: [fn() -> Vec<Test>; 42] = [
+    let chapters: [fn() -> Vec<Test>; 43] = [
         config::tests,
         required::tests,
         process::tests,
@@ -93,6 +94,7 @@ pub fn all() -> Vec<Test> {
         odd::tests,
         rootless::tests,
         landlock::tests,
+        checkpoint::tests,
         hostile::tests,
     ];
     let tests = chapters.iter().flat_map(|chapter| chapter());

@@ -38,13 +38,30 @@ impl<'l> Container<'l> {
         globals: &[&str],
         options: &[&str],
     ) -> Res<Self> {
-        let mut words = vec!["create", "--bundle", bundle.path()];
+        Self::made(lab, globals, "create", bundle, options)
+    }
+
+    /// Restores a container with options of the restore command; it must work.
+    pub fn restore(lab: &'l Lab, bundle: &Bundle, options: &[&str]) -> Res<Self> {
+        let mut words = vec!["--detach"];
+        words.extend_from_slice(options);
+        Self::made(lab, &[], "restore", bundle, &words)
+    }
+
+    fn made(
+        lab: &'l Lab,
+        globals: &[&str],
+        verb: &str,
+        bundle: &Bundle,
+        options: &[&str],
+    ) -> Res<Self> {
+        let mut words = vec![verb, "--bundle", bundle.path()];
         words.extend_from_slice(options);
         words.push(&bundle.id);
         let (output, lines) = lab.call(&words).global(globals).piped()?;
         output.excuse()?;
         if output.code != Some(0) {
-            return fail(format!("create ended with {}", output.brief()));
+            return fail(format!("{verb} ended with {}", output.brief()));
         }
         let mut container = Self {
             lab,

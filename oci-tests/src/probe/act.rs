@@ -1,6 +1,8 @@
 //! Steps that end the probe or wait.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal, raise};
 
@@ -48,6 +50,46 @@ pub fn append_stdin(path: &str) {
     if let Ok(mut file) = std::fs::File::options().append(true).create(true).open(path) {
         let _ = file.write_all(format!("{}\n", text.trim_end()).as_bytes());
     }
+}
+
+/// Counts for ever, in its own memory alone, and shows the number in the file at `path` and as lines.
+pub fn count(path: &str) -> i32 {
+    for number in 1u64.. {
+        show(path, &number.to_string());
+        say(&number.to_string());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    0
+}
+
+/// Sends numbers on one TCP connection to `port` and has each sent back, for ever; shows the last in the
+/// file at `path`, or what went wrong.
+pub fn talk(port: u16, path: &str) -> i32 {
+    let talked = || -> std::io::Result<()> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        let mut lines = BufReader::new(stream.try_clone()?);
+        for number in 1u64.. {
+            writeln!(&stream, "{number}")?;
+            let mut line = String::new();
+            lines.read_line(&mut line)?;
+            if line.trim() != number.to_string() {
+                return Err(std::io::Error::other(format!("{line:?} for {number}")));
+            }
+            show(path, &number.to_string());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    };
+    if let Err(error) = talked() {
+        show(path, &format!("broken: {error}"));
+    }
+    wait_to_be_killed()
+}
+
+/// Replaces the file at `path`, so that a reader sees all or nothing.
+fn show(path: &str, text: &str) {
+    let new = format!("{path}.new");
+    let _ = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, path));
 }
 
 fn say(text: &str) {

@@ -36,6 +36,14 @@ pub fn main(words: &[String]) -> i32 {
                 print(&seen);
                 return act::wait_to_be_killed();
             }
+            "count" => {
+                print(&seen);
+                return act::count(args.first().copied().unwrap_or_default());
+            }
+            "talk" => {
+                print(&seen);
+                return act::talk(number(args, 0) as u16, args.get(1).copied().unwrap_or_default());
+            }
             "quiet-exit" => return number(args, 0) as i32,
             "append-stdin" => {
                 act::append_stdin(args.first().copied().unwrap_or_default());

@@ -162,7 +162,7 @@ pub(crate) fn explain_clone(mount: &Mount, source: &CStr, depth: Depth, failure:
 }
 
 /// Applies the attributes of a mount's options: to all mounts below first, then to itself.
-pub(super) fn apply(mount: &Mount, tree: BorrowedFd<'_>) -> Result<()> {
+pub(crate) fn apply(mount: &Mount, tree: BorrowedFd<'_>) -> Result<()> {
     let options = &mount.options;
     for (depth, attributes) in
         [(Depth::Recursive, options.recursive), (Depth::Top, options.attributes)]

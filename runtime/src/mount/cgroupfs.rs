@@ -66,6 +66,15 @@ struct Part {
     place: Place,
 }
 
+impl View {
+    /// The directories of the host that the view shows, each with its place below the mount.
+    pub(crate) fn places(&self) -> Vec<(&CStr, &CStr)> {
+        let unified = if self.v1.is_empty() { c"" } else { c"unified" };
+        let v1 = self.v1.iter().map(|part| (part.name.as_c_str(), part.place.directory.as_c_str()));
+        v1.chain(self.unified.iter().map(|place| (unified, place.directory.as_c_str()))).collect()
+    }
+}
+
 const VIEW_FLAGS: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 
 /// Plans the view from the host's hierarchies and the container's directories, host paths. In a

@@ -444,7 +444,7 @@ fn defer_readonly(mounts: &mut [Mount]) {
 }
 
 /// Whether a clean path is `parent` or below it.
-fn beneath(path: &[u8], parent: &[u8]) -> bool {
+pub(crate) fn beneath(path: &[u8], parent: &[u8]) -> bool {
     path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 

@@ -40,6 +40,24 @@ fn close_range(from: u32, to: u32) -> Result<()> {
     Ok(())
 }
 
+/// Makes `number` a copy of `fd` that the next `execve` leaves open; what had the number is closed. Only
+/// for a forked child, as [`close_all_but`]. dup2(2).
+pub(crate) fn place(fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
+    // SAFETY: no memory is passed; whoever owned the number is never dropped in this process.
+    check("dup2", unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())?;
+    Ok(())
+}
+
+/// A copy of the caller's descriptor `number`, close-on-exec, with the first free number from `lowest` on.
+/// fcntl(2).
+pub(crate) fn copy_above(number: RawFd, lowest: RawFd) -> Result<OwnedFd> {
+    // SAFETY: the argument is a number; a descriptor that is not open gives EBADF.
+    let copy =
+        check("fcntl", unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, lowest).into() })?;
+    // SAFETY: the kernel returned a new descriptor that nobody else knows of.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy as RawFd) })
+}
+
 /// Whether `number` was open when this program was executed: it is, and does not close at the next
 /// `execve`, as everything does that this program opens.
 pub(crate) fn is_inherited(number: RawFd) -> bool {

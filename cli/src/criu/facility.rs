@@ -1,8 +1,7 @@
 //! What the host's CRIU can do, for `check`.
 
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// CRIU in a search path: found, its version, and whether its own check passes.
 pub fn facility(search: &OsStr) -> Facility {
-    const WITHOUT: &str =
-        "checkpoint and restore, which this version does not have yet, would not work";
+    const WITHOUT: &str = "checkpoint and restore do not work";
     let facility = |standing, found: String, advice: String| Facility {
         name: "CRIU",
         standing,
@@ -22,7 +20,7 @@ pub fn facility(search: &OsStr) -> Facility {
         found,
         advice,
     };
-    let Some(program) = find(search) else {
+    let Ok(program) = super::program(None, Some(search)) else {
         let advice = format!("{WITHOUT}: install criu");
         return facility(Standing::Missing, "no criu in PATH".to_owned(), advice);
     };
@@ -37,13 +35,6 @@ pub fn facility(search: &OsStr) -> Facility {
             facility(Standing::Limited, found, advice)
         }
     }
-}
-
-fn find(search: &OsStr) -> Option<PathBuf> {
-    let directories = search.as_bytes().split(|&byte| byte == b':');
-    directories
-        .map(|directory| Path::new(OsStr::from_bytes(directory)).join("criu"))
-        .find(|path| path.is_absolute() && path.is_file())
 }
 
 /// What a command of CRIU prints; in error what it complains of, or that it has not ended.
