@@ -2,7 +2,7 @@
 //!
 //! It is for a process with one thread, once per container, on a host that may be too busy to answer: so
 //! there is no thread, no event loop, and nothing waits past the connection's deadline. Why it is not a
-//! crate is told in docs/decisions/0009.
+//! crate is told in docs/decisions/0008.
 //!
 //! systemd's own socket (`/run/systemd/private`) speaks the protocol of a bus without being one: there is
 //! no name to ask for, and signals come without being asked for. It is preferred, because many containers

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::cgroups_v2::need;
 use crate::check::{Res, Test, ensure, eq, fail, has, same, skip, test};
 use crate::lab::call::Lines;
 use crate::lab::{Kind, Lab};
@@ -143,6 +144,7 @@ fn events() -> Vec<Test> {
             },
         ),
         test(section, "F142", "a kill for want of memory is an event", |lab| {
+            need("memory")?;
             let mut container = lab.create(&["allocate 100", "pause"], |spec| {
                 spec["linux"]["resources"] = json!({ "memory": { "limit": 32 << 20 } });
             })?;

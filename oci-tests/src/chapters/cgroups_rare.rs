@@ -1,11 +1,12 @@
 //! config-linux.md, control groups that few machines have mounted: network classes and priorities of cgroup
 //! v1, and RDMA. The tests bring what they need: a mount of their own, and an RDMA device of software.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::json;
 
@@ -61,6 +62,7 @@ pub fn tests() -> Vec<Test> {
             "F44",
             "without the controllers it is an error by its field",
             |lab| {
+                let _lock = alone()?;
                 if crate::lab::cgroups::v1("net_cls", "/").is_ok() {
                     return skip("this machine has net_cls mounted");
                 }
@@ -101,11 +103,18 @@ pub fn tests() -> Vec<Test> {
     ]
 }
 
-/// The v1 hierarchy of net_cls and net_prio, mounted for one test.
-struct Hierarchy(PathBuf);
+/// The v1 hierarchy of net_cls and net_prio, mounted for one test at a time: it is the machine's.
+struct Hierarchy(PathBuf, Flock<File>);
+
+/// Waits for the other workers' tests of it.
+fn alone() -> Res<Flock<File>> {
+    let program = File::open("/proc/self/exe")?;
+    Flock::lock(program, FlockArg::LockExclusive).map_err(|(_, errno)| errno.into())
+}
 
 impl Hierarchy {
     fn mount(lab: &Lab) -> Res<Self> {
+        let lock = alone()?;
         if let Ok(point) = crate::lab::cgroups::v1("net_cls", "/") {
             return skip(format!("this machine has net_cls mounted at {}", point.display()));
         }
@@ -116,7 +125,7 @@ impl Hierarchy {
             Ok(()) => lab.own_mounts(),
             Err(errno) => return skip(format!("this kernel mounts no net_cls: {errno}")),
         }
-        Ok(Self(point))
+        Ok(Self(point, lock))
     }
 
     fn point(&self) -> &Path {
@@ -125,24 +134,30 @@ impl Hierarchy {
 }
 
 /// A hierarchy that still has a cgroup stays active for the whole machine, mounted nowhere, and a daemon that looks
-/// for its mount finds none.
+/// for its mount finds none. A cgroup that was removed counts until the kernel has forgotten it.
 impl Drop for Hierarchy {
     fn drop(&mut self) {
-        let mut left = Vec::new();
-        for _ in 0..100 {
-            left = cgroups_below(&self.0);
-            left.iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
-            if left.is_empty() {
-                break;
+        for _ in 0..10 {
+            cgroups_below(&self.0).iter().rev().for_each(|dir| drop(fs::remove_dir(dir)));
+            let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+            for _ in 0..100 {
+                if !is_active("net_cls") {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(10));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            let options = Some("net_cls,net_prio");
+            let _ = mount(Some("cgroup"), &self.0, Some("cgroup"), MsFlags::empty(), options);
         }
-        let unmounted = umount2(&self.0, MntFlags::MNT_DETACH);
-        assert!(
-            left.is_empty() && unmounted.is_ok(),
-            "net_cls stays active: {left:?} {unmounted:?}"
-        );
+        panic!("net_cls stays active in a hierarchy that is mounted nowhere");
     }
+}
+
+/// Whether the controller belongs to a hierarchy of v1.
+fn is_active(controller: &str) -> bool {
+    let table = fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    let line = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    line.into_iter().any(|words| words.first() == Some(&controller) && words.get(1) != Some(&"0"))
 }
 
 /// The directories below `dir`, each after the one that it is in.
