@@ -32,7 +32,6 @@ fn unified() -> bool {
 const USED_V1: [&str; 6] = [
     "/pids/current",
     "/cpu/usage/total",
-    "/cpu/throttling/periods",
     "/memory/rss",
     "/memory/total_rss",
     "/memory/usage/usage",
@@ -42,7 +41,6 @@ const USED_V2: [&str; 11] = [
     "/cpu/usage_usec",
     "/cpu/user_usec",
     "/cpu/system_usec",
-    "/cpu/nr_periods",
     "/memory/anon",
     "/memory/inactive_anon",
     "/memory/slab",
