@@ -17,7 +17,7 @@ pub struct Config {
     pub initramfs: Option<File>,
     /// What the kernel is told, without those parts that the monitor adds itself.
     pub command_line: String,
-    /// Where the guest's console is copied to, at most 1 MiB.
+    /// A regular file to which the guest's console is copied, at most 1 MiB.
     pub console: Option<File>,
     /// Block devices, in the order in which the guest names them.
     pub disks: Vec<Disk>,

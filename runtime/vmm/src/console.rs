@@ -8,6 +8,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
+use crate::error::{Error, Result};
+
 /// How much of the end is kept, in bytes.
 const KEPT: usize = 4096;
 /// How much reaches the log, in bytes. A whole boot of a talkative kernel is a twentieth of it.
@@ -46,8 +48,17 @@ pub(crate) struct Console {
 
 impl Console {
     /// A console that copies to `log`, if there is one.
-    pub(crate) fn new(log: Option<File>, tail: Tail) -> Self {
-        Self { log, logged: 0, tail }
+    ///
+    /// # Errors
+    /// `log` is no regular file: whoever reads a pipe could hold up the guest's processors.
+    pub(crate) fn new(log: Option<File>, tail: Tail) -> Result<Self> {
+        if let Some(log) = &log {
+            let kind = log.metadata().map_err(|error| Error::io("use console", "fstat", &error))?;
+            if !kind.is_file() {
+                return Err(Error::new("use console", "its log is no regular file"));
+            }
+        }
+        Ok(Self { log, logged: 0, tail })
     }
 }
 
@@ -75,7 +86,7 @@ mod tests {
     #[test]
     fn the_end_is_kept_without_control_characters() {
         let tail = Tail::default();
-        let mut console = Console::new(None, tail.clone());
+        let mut console = Console::new(None, tail.clone()).unwrap();
         for number in 0..10_000 {
             write!(console, "line {number}\r\n").unwrap();
         }
@@ -87,11 +98,19 @@ mod tests {
     #[test]
     fn a_flood_ends_in_the_log() {
         let file = tempfile();
-        let mut console = Console::new(Some(file.try_clone().unwrap()), Tail::default());
+        let mut console = Console::new(Some(file.try_clone().unwrap()), Tail::default()).unwrap();
         for _ in 0..300 {
             console.write_all(&[b'x'; 4096]).unwrap();
         }
         assert_eq!(file.metadata().unwrap().len(), LOGGED as u64);
+    }
+
+    #[test]
+    fn a_pipe_is_no_log() {
+        let (_reader, writer) = std::io::pipe().unwrap();
+        let log = File::from(std::os::fd::OwnedFd::from(writer));
+        let error = Console::new(Some(log), Tail::default()).err().unwrap().to_string();
+        assert_eq!(error, "use console: its log is no regular file");
     }
 
     fn tempfile() -> File {

@@ -80,7 +80,7 @@ impl Machine {
         subscribe(Arc::new(Mutex::new(EndWatch(end.clone()))));
         let mut buses = Buses { ports: Bus::default(), memory: Bus::default() };
         let serial = Interrupt(interrupt(&vm, SERIAL_GSI)?);
-        ports::insert(&mut buses.ports, Console::new(config.console, tail.clone()), serial, &end);
+        ports::insert(&mut buses.ports, Console::new(config.console, tail.clone())?, serial, &end);
 
         let devices = devices::from(config.disks, config.vsock)?;
         let mut slots = Vec::new();

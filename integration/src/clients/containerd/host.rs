@@ -29,14 +29,14 @@ fn unified() -> bool {
 }
 
 /// Figures that cannot be 0 after [`WORK`], in each version of the message.
-const USED_V1: [&str; 6] = [
+const USED_V1: [&str; 5] = [
     "/pids/current",
     "/cpu/usage/total",
     "/memory/rss",
     "/memory/total_rss",
     "/memory/usage/usage",
 ];
-const USED_V2: [&str; 11] = [
+const USED_V2: [&str; 10] = [
     "/pids/current",
     "/cpu/usage_usec",
     "/cpu/user_usec",

@@ -11,11 +11,15 @@ use vm_memory::{ByteValued, GuestMemoryMmap};
 
 use crate::config::Disk;
 use crate::error::{Error, Result};
-use crate::virtio::{Broken, Chain, Device, QUEUE_SIZE, Rings, Watch};
+use crate::virtio::{Broken, Chain, Device, Rings, Watch};
 
 const SECTOR: u64 = 512;
 const BUFFER: usize = 64 << 10;
+/// The largest part of a request, and how many: what a request moves is bounded, for others wait meanwhile.
+const PART: u32 = 64 << 10;
+const PARTS: u32 = 62;
 
+const F_SIZE_MAX: u64 = 1 << 1;
 const F_SEG_MAX: u64 = 1 << 2;
 const F_READ_ONLY: u64 = 1 << 5;
 const F_FLUSH: u64 = 1 << 9;
@@ -56,10 +60,10 @@ impl Block {
             ));
         }
         let sectors = size / SECTOR;
-        // capacity, size_max (not offered), seg_max
+        // capacity, size_max, seg_max
         let mut configuration = sectors.to_le_bytes().to_vec();
-        configuration.extend([0; 4]);
-        configuration.extend((u32::from(QUEUE_SIZE) - 2).to_le_bytes());
+        configuration.extend(PART.to_le_bytes());
+        configuration.extend(PARTS.to_le_bytes());
         Ok(Self { file, read_only: disk.read_only, sectors, configuration })
     }
 
@@ -111,7 +115,8 @@ impl Block {
         let count = length as u64 / SECTOR;
         let sector = u64::from_le(sector);
         let inside = sector.checked_add(count).is_some_and(|end| end <= self.sectors);
-        if inside && (length as u64).is_multiple_of(SECTOR) {
+        let allowed = length <= PART as usize * PARTS as usize;
+        if inside && allowed && (length as u64).is_multiple_of(SECTOR) {
             Ok((sector * SECTOR, length))
         } else {
             Err(Status::Error)
@@ -167,7 +172,7 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        F_SEG_MAX | F_FLUSH | if self.read_only { F_READ_ONLY } else { 0 }
+        F_SIZE_MAX | F_SEG_MAX | F_FLUSH | if self.read_only { F_READ_ONLY } else { 0 }
     }
 
     fn queues(&self) -> usize {

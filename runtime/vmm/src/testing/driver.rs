@@ -40,6 +40,8 @@ pub(crate) struct Driver {
     pub(crate) memory: GuestMemoryMmap,
     events: EventManager<Arc<Mutex<dyn MutEventSubscriber>>>,
     line: EventFd,
+    /// It rings only when the device has asked for it (`EVENT_IDX`).
+    pub(crate) event_index: bool,
     /// The next free descriptor of each queue, and how many chains were made available.
     descriptors: Vec<u16>,
     available: Vec<u16>,
@@ -74,6 +76,7 @@ impl Driver {
             memory,
             events,
             line,
+            event_index: false,
             descriptors: vec![0; queues],
             available: vec![0; queues],
         }
@@ -81,7 +84,13 @@ impl Driver {
 
     /// A driver whose device works.
     pub(crate) fn working(device: impl Device + 'static) -> Self {
+        Self::working_with(device, false)
+    }
+
+    /// The same, with or without `EVENT_IDX`.
+    pub(crate) fn working_with(device: impl Device + 'static, event_index: bool) -> Self {
         let mut driver = Self::new(device);
+        driver.event_index = event_index;
         driver.set_up();
         assert_eq!(driver.get(0x70), 15);
         driver
@@ -106,8 +115,17 @@ impl Driver {
 
     /// From a reset to the point where queues are set up.
     pub(crate) fn negotiate(&self) {
-        for (register, value) in [(0x70, 0), (0x70, 1), (0x70, 3), (0x24, 1), (0x20, 1), (0x70, 11)]
-        {
+        let low = if self.event_index { 1 << 29 } else { 0 };
+        for (register, value) in [
+            (0x70, 0),
+            (0x70, 1),
+            (0x70, 3),
+            (0x24, 0),
+            (0x20, low),
+            (0x24, 1),
+            (0x20, 1),
+            (0x70, 11),
+        ] {
             self.set(register, value);
         }
     }
@@ -179,8 +197,16 @@ impl Driver {
 
     /// Sets the index of the available ring, whatever it means, and rings the bell.
     pub(crate) fn set_available(&mut self, queue: usize, index: u16) {
-        self.memory.write_obj(index, GuestAddress(available(queue) + 2)).unwrap();
-        self.set(0x50, queue as u32);
+        let at = GuestAddress(available(queue) + 2);
+        let before: u16 = self.memory.read_obj(at).unwrap();
+        self.memory.write_obj(index, at).unwrap();
+        // Behind the entries of the used ring; section 2.7.10 of the specification.
+        let asked = used(queue) + 4 + u64::from(SIZE) * 8;
+        let asked: u16 = self.memory.read_obj(GuestAddress(asked)).unwrap();
+        let crossed = index.wrapping_sub(asked).wrapping_sub(1) < index.wrapping_sub(before);
+        if !self.event_index || crossed {
+            self.set(0x50, queue as u32);
+        }
         self.turn();
     }
 

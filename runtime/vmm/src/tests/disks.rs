@@ -84,6 +84,9 @@ fn requests_beyond_the_disk_or_without_sense_fail() {
         assert_eq!(status, expected, "{kind} at {sector}");
     }
     assert_eq!(file.metadata().unwrap().len(), before);
+    // More than a request may move, in parts that lie over each other.
+    let over = [writable(BUFFER, 1 << 20); 5];
+    assert_eq!(request(&mut driver, 0, 0, &over).0, 1);
     // No header, no status, nothing at all to write to.
     driver.offer(0, &[readable(DATA, 8), writable(STATUS, 1)]);
     assert_eq!(driver.peek(STATUS, 1), [1]);

@@ -69,12 +69,23 @@ struct Guest {
 
 impl Guest {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    /// A guest whose driver rings always, or only when it is asked to.
+    fn with(event_index: bool) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("vmm-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         let listener = UnixListener::bind(&path).unwrap();
         let socket = Socket::new(Vsock { cid: CID as u32, listener }).unwrap();
-        Self { driver: Driver::working(socket), path, offered: 0, seen: 0, sent: 0 }
+        Self {
+            driver: Driver::working_with(socket, event_index),
+            path,
+            offered: 0,
+            seen: 0,
+            sent: 0,
+        }
     }
 
     /// Where buffer `number` is.
@@ -210,7 +221,22 @@ fn a_guest_gets_no_more_than_it_has_room_for() {
 
 #[test]
 fn a_slow_reader_holds_back_the_guest_and_loses_nothing() {
-    let mut guest = Guest::new();
+    for event_index in [false, true] {
+        slow_reader(&mut Guest::with(event_index));
+    }
+}
+
+#[test]
+fn a_guest_without_buffers_is_asked_to_ring_when_it_has_one() {
+    let mut guest = Guest::with(true);
+    let mut stream = guest.connect();
+    for round in 0..40_u8 {
+        stream.write_all(&[round]).unwrap();
+        assert_eq!(guest.next().unwrap().data, [round]);
+    }
+}
+
+fn slow_reader(guest: &mut Guest) {
     let mut stream = guest.connect();
     let (mut written, mut credit, mut read) = (0_usize, 64 << 10, Vec::new());
     let chunk: Vec<u8> = (0..8192_u32).map(|n| (n % 251) as u8).collect();

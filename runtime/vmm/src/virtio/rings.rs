@@ -7,7 +7,10 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{Broken, QUEUE_SIZE};
+use super::Broken;
+
+/// Chains of a queue before it is another's turn.
+const TURN: usize = 16;
 
 /// The reasons for an interrupt.
 const USED: u32 = 1;
@@ -27,14 +30,14 @@ pub(crate) struct Rings {
 }
 
 impl Rings {
-    /// Lets `work` handle each available chain of `queue`; it answers how many bytes it wrote. After a
-    /// queue's length of them it is the turn of others, and the bell rings once more.
+    /// Lets `work` handle each available chain of `queue`; it answers how many bytes it wrote. After `TURN` of them it
+    /// is the turn of others, and the bell rings once more.
     pub(crate) fn each(
         &mut self,
         queue: usize,
         mut work: impl FnMut(&GuestMemoryMmap, Chain<'_>) -> u32,
     ) -> Result<(), Broken> {
-        for _ in 0..QUEUE_SIZE {
+        for _ in 0..TURN {
             let Some(chain) = Self::pop(&mut self.queues[queue], &self.memory)? else {
                 return self.finish(queue);
             };
@@ -53,7 +56,7 @@ impl Rings {
         queue: usize,
         work: impl FnOnce(&GuestMemoryMmap, Chain<'_>) -> Option<u32>,
     ) -> Result<Filled, Broken> {
-        let Some(chain) = Self::pop(&mut self.queues[queue], &self.memory)? else {
+        let Some(chain) = Self::pop_or_wait(&mut self.queues[queue], &self.memory)? else {
             return Ok(Filled::Full);
         };
         let head = chain.head_index();
@@ -67,6 +70,17 @@ impl Rings {
                 self.queues[queue].go_to_previous_position();
                 Ok(Filled::None)
             }
+        }
+    }
+
+    /// As `pop`; without a chain the next one will ring the bell, which with `EVENT_IDX` has to be asked for.
+    fn pop_or_wait<'a>(
+        queue: &mut Queue,
+        memory: &'a GuestMemoryMmap,
+    ) -> Result<Option<Chain<'a>>, Broken> {
+        match Self::pop(queue, memory)? {
+            None if queue.ready() && queue.enable_notification(memory)? => Self::pop(queue, memory),
+            chain => Ok(chain),
         }
     }
 
