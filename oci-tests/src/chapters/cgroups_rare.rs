@@ -104,7 +104,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// The v1 hierarchy of net_cls and net_prio, mounted for one test at a time: it is the machine's.
-struct Hierarchy(PathBuf, Flock<File>);
+struct Hierarchy(PathBuf, #[expect(dead_code, reason = "held until the end")] Flock<File>);
 
 /// Waits for the other workers' tests of it.
 fn alone() -> Res<Flock<File>> {
