@@ -173,6 +173,12 @@ impl Connection {
         Ok(answer)
     }
 
+    /// Asks systemd's manager for a sign of life. Returns where it was asked.
+    pub(crate) fn ping(&mut self) -> Result<Result<String, Refusal>> {
+        let serial = self.send_to_manager("org.freedesktop.DBus.Peer", "Ping", &[])?;
+        Ok(self.answer(serial, "Ping")?.map(|_| self.place.clone()))
+    }
+
     /// Calls a method that begins a job of `unit`, and waits for the job's end. Returns its result,
     /// which is `done` when all went well.
     pub(crate) fn job(
@@ -191,13 +197,18 @@ impl Connection {
         }
         let serial = self.send_to_manager(MANAGER_INTERFACE, member, body)?;
         let mut job = None;
-        let mut ended: Vec<(String, String)> = Vec::new();
+        // Any peer of a bus can send such a signal to us alone: it counts from who answers the call.
+        let direct = self.direct;
+        let named =
+            |path: String, sender: String| (path, if direct { String::new() } else { sender });
+        let mut ended: Vec<((String, String), String)> = Vec::new();
         loop {
             let message = self.receive(member)?;
             if message.reply_to == serial && message.kind == wire::ERROR {
                 return Ok(Err(self.refusal(&message)?));
             } else if message.reply_to == serial && message.kind == wire::METHOD_RETURN {
-                job = self.words(&message)?.into_iter().next();
+                let path = self.words(&message)?.into_iter().next();
+                job = path.map(|path| named(path, message.sender));
             } else if message.kind == wire::SIGNAL
                 && message.interface == MANAGER_INTERFACE
                 && message.member == "JobRemoved"
@@ -206,10 +217,10 @@ impl Connection {
                 if let [_, path, of, result] = self.words(&message)?.as_slice()
                     && of == unit
                 {
-                    ended.push((path.clone(), result.clone()));
+                    ended.push((named(path.clone(), message.sender), result.clone()));
                 }
             }
-            if let Some((_, result)) = ended.iter().find(|(path, _)| Some(path) == job.as_ref()) {
+            if let Some((_, result)) = ended.iter().find(|(name, _)| Some(name) == job.as_ref()) {
                 return Ok(Ok(result.clone()));
             }
         }
@@ -274,8 +285,12 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what there is; waits until there is something.
+    /// Reads what there is; waits until there is something. A peer that never stops gets no more time
+    /// than one that is silent.
     fn fill(&mut self, what: &str) -> Result<()> {
+        if self.deadline.left().is_none() {
+            return Err(self.late(what));
+        }
         let mut bytes = [0; 4096];
         loop {
             match recv(self.socket.as_raw_fd(), &mut bytes, MsgFlags::empty()) {
@@ -301,8 +316,12 @@ impl Connection {
                 }
             }
         }
+        Err(self.late(what))
+    }
+
+    fn late(&self, what: &str) -> Error {
         let seconds = self.deadline.allowed.as_secs_f32();
-        Err(self.wrong(&format!("no answer to {what} within {seconds} s")))
+        self.wrong(&format!("no answer to {what} within {seconds} s"))
     }
 
     fn subject(&self) -> String {
@@ -395,6 +414,74 @@ mod tests {
         let error = bus.call("GetUnit", &[]).unwrap_err().to_string();
         assert!(error.contains("no answer to GetUnit within 0.2 s"), "{error}");
         assert!(before.elapsed() < Duration::from_secs(5));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    /// Writes the same again and again, until the other end is gone.
+    fn flood(mut peer: UnixStream, bytes: &[u8]) {
+        while peer.write_all(bytes).is_ok() {}
+    }
+
+    fn job_removed(sender: &str, result: &str) -> Vec<u8> {
+        let fields = vec![
+            (1, Value::Path(MANAGER_PATH.to_owned())),
+            (2, Value::text(MANAGER_INTERFACE)),
+            (3, Value::text("JobRemoved")),
+            (7, Value::text(sender)),
+        ];
+        let job = Value::Path("/job/1".to_owned());
+        let body = [Value::U32(1), job, Value::text("x.scope"), Value::text(result)];
+        wire::message(wire::SIGNAL, 9, fields, &body)
+    }
+
+    #[test]
+    fn a_peer_that_never_stops_is_given_up_at_the_deadline() {
+        let path = place("dbus-flood");
+        let listener = UnixListener::bind(&path).unwrap();
+        let there = manager(vec![Socket::Direct(path.clone())]);
+        let peer = thread::spawn(move || {
+            flood(listener.accept().unwrap().0, b"DATA\r\n");
+            flood(accept(&listener), &job_removed(":1.1", "done"));
+        });
+        let before = Instant::now();
+        let error = Connection::open(&there, SHORT).unwrap_err().to_string();
+        assert!(error.contains("no answer to the handshake within 0.2 s"), "{error}");
+        let mut bus = Connection::open(&there, SHORT).unwrap();
+        let error = bus.job("x.scope", "StopUnit", &[]).unwrap_err().to_string();
+        assert!(error.contains("no answer to StopUnit within 0.2 s"), "{error}");
+        assert!(before.elapsed() < Duration::from_secs(10));
+        drop(bus);
+        peer.join().unwrap();
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn the_end_of_a_job_is_believed_from_systemd_alone() {
+        let path = place("dbus-forged");
+        let listener = UnixListener::bind(&path).unwrap();
+        let result = |socket: Socket| {
+            thread::scope(|scope| {
+                let peer = scope.spawn(|| {
+                    let mut peer = accept(&listener);
+                    // On a bus two calls to the bus itself come before.
+                    let serial = if matches!(socket, Socket::Bus(_)) { 3 } else { 1 };
+                    let fields = vec![(5, Value::U32(serial)), (7, Value::text(":1.1"))];
+                    let job = [Value::Path("/job/1".to_owned())];
+                    peer.write_all(&job_removed(":1.66", "failed")).unwrap();
+                    peer.write_all(&wire::message(wire::METHOD_RETURN, 8, fields, &job)).unwrap();
+                    peer.write_all(&job_removed(":1.66", "failed")).unwrap();
+                    peer.write_all(&job_removed(":1.1", "done")).unwrap();
+                    peer
+                });
+                let allowed = Duration::from_secs(10);
+                let mut bus = Connection::open(&manager(vec![socket.clone()]), allowed).unwrap();
+                let _peer = peer.join().unwrap();
+                bus.job("x.scope", "StopUnit", &[]).unwrap().unwrap()
+            })
+        };
+        assert_eq!(result(Socket::Bus(path.clone())), "done");
+        // Nobody else is at the other end of systemd's own socket.
+        assert_eq!(result(Socket::Direct(path.clone())), "failed");
         std::fs::remove_file(path).unwrap();
     }
 

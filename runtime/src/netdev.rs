@@ -216,6 +216,15 @@ pub(crate) struct Moved {
     taken: Vec<Taken>,
 }
 
+/// Looks for a device, as [`move_all`] does first.
+///
+/// # Errors
+/// The field, when the device is not there.
+pub(crate) fn find(device: &Device) -> Result<()> {
+    let here = Socket::open().context("move", "linux.netDevices")?;
+    here.link(&device.name).context("find", &device.field).map(drop)
+}
+
 /// Moves the devices into the network namespace of the process `pid`, in which the socket `there` was
 /// opened. On failure all are back.
 ///

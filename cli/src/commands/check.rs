@@ -12,13 +12,13 @@ use crate::environment::Environment;
 use crate::program::Failure;
 use crate::session::Session;
 use crate::table::{Format, printable};
-use crate::{criu, output, table};
+use crate::{criu, output, rootless, table};
 
 /// Say what this host can do, or what of a bundle would fail on it
 #[derive(Debug, Args)]
 #[command(
-    after_help = "With a bundle nothing is made, written or executed: everything that `run` would fail \
-                  with is listed, the first first.\n\nThe exit status is 0 when a container would start, \
+    after_help = "With a bundle nothing is made, written or executed: what `run` would fail with is \
+                  listed, the first first, as far as it shows without doing it.\n\nThe exit status is 0 when a container would start, \
                   1 when not. Warnings do not count."
 )]
 pub struct Check {
@@ -38,7 +38,7 @@ impl super::Command for Check {
         let format = Format::parse(&self.format)?;
         let environment = Environment::read();
         match &self.bundle {
-            None => host(format, &environment),
+            None => host(format, session, &environment),
             Some(bundle) => {
                 let path =
                     fs::canonicalize(bundle).call("open").context("open bundle", quote(bundle))?;
@@ -48,10 +48,9 @@ impl super::Command for Check {
     }
 }
 
-fn host(format: Format, environment: &Environment) -> Result<u8, Failure> {
-    let directory = environment.xdg_runtime_dir.as_deref().map(Path::new);
-    let mut facilities = check_host(&environment.path, directory)?;
-    facilities.push(criu::facility(&environment.path));
+fn host(format: Format, session: &Session, environment: &Environment) -> Result<u8, Failure> {
+    let mut facilities = check_host(&environment.path, &environment.service_manager())?;
+    facilities.push(criu::facility(session.criu.as_deref(), &environment.path));
     let starts = !facilities.iter().any(|f| f.needed && f.standing == Standing::Missing);
     output::write(&match format {
         Format::Table => host_table(&facilities),
@@ -81,7 +80,8 @@ fn bundle(
 ) -> Result<u8, Failure> {
     let mut warnings = Vec::new();
     let mut findings = match load_config(&bundle, &mut warnings) {
-        Ok(config) => {
+        Ok(mut config) => {
+            rootless::complete(&mut config.spec, session.rootless);
             let mut options = CreateOptions::new(config, bundle.clone(), Start::Here);
             options.systemd_cgroup = session.systemd_cgroup.then(|| environment.service_manager());
             options.no_cgroup = session.no_cgroup;

@@ -10,8 +10,8 @@ use runtime::{Facility, Standing};
 /// How long CRIU may take for its own check.
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// CRIU in a search path: found, its version, and whether its own check passes.
-pub fn facility(search: &OsStr) -> Facility {
+/// The CRIU that `--criu` names or a search path has: its version, and whether its own check passes.
+pub fn facility(named: Option<&Path>, search: &OsStr) -> Facility {
     const WITHOUT: &str = "checkpoint and restore do not work";
     let facility = |standing, found: String, advice: String| Facility {
         name: "CRIU",
@@ -20,11 +20,17 @@ pub fn facility(search: &OsStr) -> Facility {
         found,
         advice,
     };
-    let Ok(program) = super::program(None, Some(search)) else {
+    let Ok(program) = super::program(named, Some(search)) else {
         let advice = format!("{WITHOUT}: install criu");
         return facility(Standing::Missing, "no criu in PATH".to_owned(), advice);
     };
-    let version = said(&program, "--version").unwrap_or_default();
+    let version = match said(&program, "--version") {
+        Ok(version) => version,
+        Err(reason) => {
+            let advice = format!("{WITHOUT}: {}", reason.trim());
+            return facility(Standing::Missing, program.display().to_string(), advice);
+        }
+    };
     let version = version.lines().find_map(|line| line.strip_prefix("Version: ")).unwrap_or("?");
     let found = format!("{} {version}", program.display());
     match said(&program, "check") {

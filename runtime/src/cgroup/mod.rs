@@ -53,7 +53,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use check::{delegated, device_programs, parse_list};
 pub(crate) use mark::{marked, marks};
 pub(crate) use none::{NO_CGROUP, NOWHERE, plan_none};
-pub(crate) use plan::{Permission, Plan, plan, plan_scope};
+pub(crate) use plan::{Permission, Plan, plan, plan_scope, unified_alone};
 pub(crate) use systemd::Unit;
 
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};

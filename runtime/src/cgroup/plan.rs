@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use oci_spec::runtime::Linux;
 
 use super::devices::Rules;
-use super::layout::Layout;
+use super::layout::{Layout, Unified};
 use super::resources::{Knob, Version, knobs};
 use super::systemd::{self, Scope};
 use crate::error::{Error, Result};
@@ -148,14 +148,7 @@ pub(crate) fn plan_scope<'a>(
     permission: Permission,
     warnings: &mut Vec<String>,
 ) -> Result<Plan> {
-    let unified = match &layout.unified {
-        Some(unified) if layout.v1.is_empty() => unified,
-        _ => {
-            let reason = "scopes of systemd need a host with cgroup v2 alone; this one has cgroup v1 \
-                          hierarchies (boot it with systemd.unified_cgroup_hierarchy=1), or none";
-            return Err(Error::unsupported("use", "the systemd cgroup driver", reason));
-        }
-    };
+    let unified = unified_alone(layout)?;
     let list = limits(linux, layout, warnings)?;
     let place = systemd::Place::parse(linux.cgroups_path().as_deref(), id, manager.user)?;
     let root = if manager.user { systemd::root_of_user(unified, uid) } else { PathBuf::new() };
@@ -169,6 +162,19 @@ pub(crate) fn plan_scope<'a>(
     let scope = Some(place.scope(id, manager, &list, annotations)?);
     let devices = Rules::new(linux)?;
     Ok(Plan { targets: vec![target], knobs: list, devices, permission, scope })
+}
+
+/// The hierarchy that scopes of systemd are in.
+///
+/// # Errors
+/// There are v1 hierarchies too, or there is none at all.
+pub(crate) fn unified_alone(layout: &Layout) -> Result<&Unified> {
+    let unified = layout.unified.as_ref().filter(|_| layout.v1.is_empty());
+    unified.ok_or_else(|| {
+        let reason = "scopes of systemd need a host with cgroup v2 alone; this one has cgroup v1 \
+                      hierarchies (boot it with systemd.unified_cgroup_hierarchy=1), or none";
+        Error::unsupported("use", "the systemd cgroup driver", reason)
+    })
 }
 
 impl Plan {

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -16,9 +16,14 @@ use serde::Serialize;
 
 use super::identity::{find, has_power, loaded_profiles, subordinate};
 use super::power::number;
+use crate::dbus::Connection;
 use crate::error::Result;
 use crate::host::Host;
+use crate::service_manager::ServiceManager;
 use crate::{caps, cgroup, seccomp, sys};
+
+/// How long systemd may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The oldest kernel that has all that is used.
 const OLDEST: (u32, u32) = (5, 14);
@@ -71,11 +76,12 @@ impl Facility {
     }
 }
 
-/// Looks at the host. `search` is the caller's `PATH`, `user_directory` its `XDG_RUNTIME_DIR`.
+/// Looks at the host. `search` is the caller's `PATH`, `manager` the systemd that makes its
+/// scopes.
 ///
 /// # Errors
 /// The host cannot be read at all, for want of /proc say.
-pub fn check_host(search: &OsStr, user_directory: Option<&Path>) -> Result<Vec<Facility>> {
+pub fn check_host(search: &OsStr, manager: &ServiceManager) -> Result<Vec<Facility>> {
     let host = Host::read()?;
     let (release, version) = kernel_version();
     Ok(vec![
@@ -83,7 +89,7 @@ pub fn check_host(search: &OsStr, user_directory: Option<&Path>) -> Result<Vec<F
         layout(&host),
         controllers(&host),
         devices(&host),
-        systemd(&host, user_directory),
+        systemd(&host, manager),
         user_namespaces(&host),
         ids(&host, search),
         namespaces(),
@@ -218,24 +224,21 @@ fn devices(host: &Host) -> Facility {
     }
 }
 
-fn systemd(host: &Host, user_directory: Option<&Path>) -> Facility {
+fn systemd(host: &Host, manager: &ServiceManager) -> Facility {
     const NAME: &str = "systemd";
     let advice = "--systemd-cgroup does not work; the cgroup driver of the caller must be cgroupfs";
     if !Path::new("/run/systemd/system").is_dir() {
         return Facility::missing(NAME, "is not the init of this host", advice);
     }
-    let directory = match (host.privileged(), user_directory) {
-        (true, _) => Path::new("/run"),
-        (false, Some(directory)) => directory,
-        (false, None) => {
-            return Facility::missing(NAME, "XDG_RUNTIME_DIR is not set: no user manager", advice);
-        }
+    let place = match Connection::open(manager, PATIENCE).and_then(|mut bus| bus.ping()) {
+        Ok(Ok(place)) => place,
+        Ok(Err(refusal)) => return Facility::missing(NAME, refusal.text, advice),
+        Err(error) => return Facility::missing(NAME, error.to_string(), advice),
     };
-    let bus = if host.privileged() { "dbus/system_bus_socket" } else { "bus" };
-    let sockets = [directory.join("systemd/private"), directory.join(bus)];
-    match sockets.iter().find(|socket| UnixStream::connect(socket).is_ok()) {
-        Some(socket) => Facility::ok(NAME, format!("answers at {}", socket.display())),
-        None => Facility::missing(NAME, "its manager does not answer", advice),
+    let found = format!("answers at {place}");
+    match cgroup::unified_alone(&host.layout) {
+        Ok(_) => Facility::ok(NAME, found),
+        Err(error) => Facility::limited(NAME, found, format!("{advice}: {error}")),
     }
 }
 
@@ -464,7 +467,8 @@ mod tests {
 
     #[test]
     fn every_lack_has_advice() {
-        for facility in check_host(OsStr::new("/usr/bin:/bin"), None).unwrap() {
+        for facility in check_host(OsStr::new("/usr/bin:/bin"), &ServiceManager::system()).unwrap()
+        {
             assert!(!facility.found.is_empty(), "{facility:?}");
             assert_eq!(
                 facility.standing == Standing::Ok,

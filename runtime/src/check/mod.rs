@@ -2,9 +2,10 @@
 //!
 //! The rules and the plan are those of `create`, told to go on after a fault ([`Faults::All`]). What
 //! `create` would find out by doing it is looked at here in the same order: cgroups, namespaces, id
-//! maps, the root file system with its mounts, hooks, limits, and the program with its interpreter.
+//! maps, network devices, the root file system with its mounts, hooks, limits, and the program with its interpreter.
 //! Nothing is written, made or executed, so what only the kernel can tell by doing it is not told:
-//! the values of sysctls and file systems' options beyond their form, what a hook does.
+//! the values of sysctls and file systems' options beyond their form, what a hook does, whether systemd
+//! makes a scope, classes of Intel RDT.
 //!
 //! A failure listed here is one that `create` or `start` would have; the first is the one they tell.
 //! What is not certain is a warning.
@@ -119,6 +120,7 @@ pub fn check_bundle(
     }
     power::namespaces(&subject, &mut found);
     identity::maps(&subject, &mut found);
+    power::devices(&subject, &mut found);
     let tree = files::mounts(&subject, &mut found);
     power::sysctls(&subject, &mut found);
     if let Some(tree) = &tree {

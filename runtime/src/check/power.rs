@@ -8,8 +8,8 @@ use nix::unistd::Pid;
 use super::{Findings, Subject};
 use crate::caps;
 use crate::error::{Error, ErrorKind, Failure};
-use crate::namespaces;
 use crate::sysctl::Sysctl;
+use crate::{namespaces, netdev};
 
 /// Namespaces to join, which are opened, and to make.
 pub(super) fn namespaces(subject: &Subject<'_>, found: &mut Findings) {
@@ -84,6 +84,14 @@ fn limit(name: &str) -> Option<u64> {
 /// The number in a file of the kernel.
 pub(super) fn number(path: &str) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Network devices to move: whether they are there.
+pub(super) fn devices(subject: &Subject<'_>, found: &mut Findings) {
+    // Others are refused already.
+    for device in subject.parts.net_devices.iter().filter(|_| subject.host.privileged()) {
+        found.note(&device.field, netdev::find(device));
+    }
 }
 
 /// Parameters that are not there, and texts where the kernel has numbers.

@@ -158,29 +158,38 @@ pub(crate) struct Call<'a> {
 impl Call<'_> {
     /// The message's bytes, numbered `serial`.
     pub(crate) fn write(&self, serial: u32) -> Vec<u8> {
-        let mut body = Vec::new();
-        self.body.iter().for_each(|value| value.write(&mut body));
-        let field = |code: u8, value: Value| {
-            Value::Struct(vec![Value::Byte(code), Value::Variant(Box::new(value))])
-        };
         let mut fields = vec![
-            field(1, Value::Path(self.path.to_owned())),
-            field(2, Value::text(self.interface)),
-            field(3, Value::text(self.member)),
+            (1, Value::Path(self.path.to_owned())),
+            (2, Value::text(self.interface)),
+            (3, Value::text(self.member)),
         ];
-        fields.extend(self.destination.map(|name| field(6, Value::text(name))));
-        if !self.body.is_empty() {
-            let signature = self.body.iter().map(Value::signature).collect();
-            fields.push(field(8, Value::Signature(signature)));
-        }
-        let mut out = vec![ORDER, METHOD_CALL, 0, VERSION];
-        put(&mut out, &length(body.len()));
-        put(&mut out, &serial.to_ne_bytes());
-        Value::Array("(yv)".to_owned(), fields).write(&mut out);
-        pad(&mut out, 8);
-        out.extend(body);
-        out
+        fields.extend(self.destination.map(|name| (6, Value::text(name))));
+        message(METHOD_CALL, serial, fields, self.body)
     }
+}
+
+/// A message's bytes. `fields` are those of its header, by code, without the body's signature.
+pub(crate) fn message(
+    kind: u8,
+    serial: u32,
+    mut fields: Vec<(u8, Value)>,
+    values: &[Value],
+) -> Vec<u8> {
+    let mut body = Vec::new();
+    values.iter().for_each(|value| value.write(&mut body));
+    if !values.is_empty() {
+        let signature = values.iter().map(Value::signature).collect();
+        fields.push((8, Value::Signature(signature)));
+    }
+    let field =
+        |(code, value)| Value::Struct(vec![Value::Byte(code), Value::Variant(Box::new(value))]);
+    let mut out = vec![ORDER, kind, 0, VERSION];
+    put(&mut out, &length(body.len()));
+    put(&mut out, &serial.to_ne_bytes());
+    Value::Array("(yv)".to_owned(), fields.into_iter().map(field).collect()).write(&mut out);
+    pad(&mut out, 8);
+    out.extend(body);
+    out
 }
 
 /// A message that came in.
@@ -194,6 +203,8 @@ pub(crate) struct Message {
     pub member: String,
     /// Of an error.
     pub error: String,
+    /// The name that a bus knows the sender by; empty where there is no bus.
+    pub sender: String,
     pub signature: String,
     body: Vec<u8>,
 }
@@ -243,6 +254,7 @@ impl Message {
                         2 => self.interface = text,
                         3 => self.member = text,
                         4 => self.error = text,
+                        7 => self.sender = text,
                         _ => {}
                     }
                 }
