@@ -11,6 +11,7 @@ mod config;
 mod container;
 mod daemon;
 mod delete;
+mod ending;
 mod events;
 mod forward;
 mod group;

@@ -53,6 +53,14 @@ struct Table {
     births: usize,
     /// A container was asked for.
     used: bool,
+    /// The shim is about to end.
+    closed: bool,
+}
+
+impl Table {
+    fn is_empty(&self) -> bool {
+        self.containers.is_empty() && self.creating.is_empty()
+    }
 }
 
 impl Pod {
@@ -75,10 +83,15 @@ impl Pod {
         self.table().used
     }
 
-    /// Whether there is no container, and none in the making.
-    pub fn is_empty(&self) -> bool {
-        let table = self.table();
-        table.containers.is_empty() && table.creating.is_empty()
+    /// Lets no container in any more, if there is none and none in the making. Whether this call did it.
+    pub fn close_when_empty(&self) -> bool {
+        let mut table = self.table();
+        table.is_empty() && !std::mem::replace(&mut table.closed, true)
+    }
+
+    /// Lets no container in any more. Whether this call did it.
+    pub fn close(&self) -> bool {
+        !std::mem::replace(&mut self.table().closed, true)
     }
 
     /// A container.
@@ -106,10 +119,14 @@ impl Pod {
     /// Creates a container and returns its pid.
     ///
     /// # Errors
-    /// `AlreadyExists`, or what failed; nothing is left then.
+    /// `AlreadyExists`; `Unavailable` in a shim that ends; or what failed. Nothing is left then.
     pub fn create(self: &Arc<Self>, new: NewContainer) -> ttrpc::Result<i32> {
         {
             let mut table = self.table();
+            if table.closed {
+                let text = format!("create container {:?}: this shim is about to end", new.id);
+                return Err(status(Code::UNAVAILABLE, text));
+            }
             table.used = true;
             if table.containers.contains_key(&new.id) || !table.creating.insert(new.id.clone()) {
                 return Err(code::exists("container", &new.id));

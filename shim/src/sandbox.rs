@@ -155,7 +155,7 @@ impl Sandbox for Service {
             Err(ttrpc::Error::RpcStatus(gone)) if gone.code() == Code::NOT_FOUND => {}
             deleted => drop(deleted?),
         }
-        self.end_when_empty();
+        self.ending().when_empty();
         Ok(ShutdownSandboxResponse::new())
     }
 

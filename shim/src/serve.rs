@@ -15,6 +15,7 @@ use runtime::{Call, Context, Error, ErrorKind};
 
 use crate::announce::Events;
 use crate::bootstrap::Launch;
+use crate::ending::Ending;
 use crate::events::Publisher;
 use crate::log::Log;
 use crate::pod::Pod;
@@ -60,8 +61,11 @@ fn run(listener: OwnedFd, path: &Path, launch: Launch, log: &Log) -> runtime::Re
     let events = Events::new(publisher);
     let namespace = launch.namespace.clone();
     let pod = Arc::new(Pod::new(spawner, events, log.clone(), namespace));
-    let (shutdown, ending) = bounded(1);
-    let service = Service::new(Arc::clone(&pod), launch, log.clone(), shutdown.clone());
+    let (shutdown, told) = bounded(1);
+    let socket = path.to_owned();
+    let ending = Ending::new(Arc::clone(&pod), socket, log.clone(), shutdown.clone());
+    let ending = Arc::new(ending);
+    let service = Service::new(Arc::clone(&pod), launch, log.clone(), Arc::clone(&ending));
     let mut server = Server::new()
         .add_listener(listener.into_raw_fd())
         .map_err(|error| failed("listen on", path, &error))?
@@ -77,14 +81,15 @@ fn run(listener: OwnedFd, path: &Path, launch: Launch, log: &Log) -> runtime::Re
         })
         .call("clone")
         .context("watch", "children")?;
-    if ending.recv_timeout(FIRST_CONTAINER).is_err() && pod.was_used() {
-        // The thread above has the other end: an error cannot come.
-        let _ = ending.recv();
+    if told.recv_timeout(FIRST_CONTAINER).is_err() {
+        if !pod.was_used() {
+            ending.when_empty();
+        }
+        // The other end is here too: an error cannot come.
+        let _ = told.recv();
     }
-    // No new client finds a shim that is about to end.
-    if let Err(error) = socket::remove(path) {
-        log.warn(&error.to_string());
-    }
+    // After `Shutdown` all of this has been done. A signal asks for it with containers too.
+    ending.now();
     let lost = pod.events().publisher().close(Instant::now() + FLUSH);
     if lost > 0 {
         log.error(&format!("{lost} events could not be sent"));

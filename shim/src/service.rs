@@ -20,12 +20,13 @@ use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
 use containerd_shim_protos::shim::oci::ProcessDetails;
 use containerd_shim_protos::ttrpc::{self, Code, MethodHandler, TtrpcContext};
 use containerd_shim_protos::{Task, create_task};
-use crossbeam_channel::{Sender, select};
+use crossbeam_channel::select;
 
 use crate::announce::{number, timestamp};
 use crate::bootstrap::Launch;
 use crate::code::{self, status};
 use crate::container::NewContainer;
+use crate::ending::Ending;
 use crate::log::Log;
 use crate::metrics;
 use crate::options::Options;
@@ -45,14 +46,13 @@ pub struct Service {
     pod: Arc<Pod>,
     launch: Launch,
     log: Log,
-    /// Tells the main thread that nothing is left to do.
-    shutdown: Sender<()>,
+    ending: Arc<Ending>,
 }
 
 impl Service {
     /// A service for the containers of `pod`.
-    pub fn new(pod: Arc<Pod>, launch: Launch, log: Log, shutdown: Sender<()>) -> Self {
-        Self { pod, launch, log, shutdown }
+    pub fn new(pod: Arc<Pod>, launch: Launch, log: Log, ending: Arc<Ending>) -> Self {
+        Self { pod, launch, log, ending }
     }
 
     /// Its methods by path, under both names.
@@ -151,12 +151,9 @@ impl Service {
         Ok(metrics::metrics(&stats))
     }
 
-    /// Ends the shim, unless it has containers.
-    pub fn end_when_empty(&self) {
-        if self.pod.is_empty() {
-            // A full channel has told it already.
-            let _ = self.shutdown.try_send(());
-        }
+    /// The end of the shim.
+    pub fn ending(&self) -> &Ending {
+        &self.ending
     }
 }
 
@@ -333,7 +330,7 @@ impl Task for Service {
     }
 
     fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {
-        self.end_when_empty();
+        self.ending.when_empty();
         Ok(Empty::new())
     }
 }

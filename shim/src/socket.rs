@@ -119,11 +119,26 @@ pub fn take_over(listener: &OwnedFd) -> Result<()> {
         .context("listen at", "the shim's socket")
 }
 
-/// Removes a socket that this process listens at, before it stops to.
-pub fn remove(path: &Path) -> Result<()> {
-    match Lock::of(parent(path), Missing::Leave)? {
-        Some(_lock) => unlink(path),
-        None => Ok(()),
+/// Keeps every `start` from looking for a shim at `path`; `None` when there is not even a directory.
+///
+/// # Errors
+/// The directory is not ours alone, or cannot be locked.
+pub fn lock(path: &Path) -> Result<Option<Held<'_>>> {
+    let lock = Lock::of(parent(path), Missing::Leave)?;
+    Ok(lock.map(|lock| Held { path, _lock: lock }))
+}
+
+/// A socket's name, until this is dropped.
+#[derive(Debug)]
+pub struct Held<'a> {
+    path: &'a Path,
+    _lock: Lock,
+}
+
+impl Held<'_> {
+    /// Removes a socket that this process listens at, before it stops to.
+    pub fn remove(self) -> Result<()> {
+        unlink(self.path)
     }
 }
 
@@ -212,6 +227,7 @@ enum Missing {
 }
 
 /// The lock on a directory of sockets, until it is dropped.
+#[derive(Debug)]
 struct Lock {
     _held: Flock<File>,
 }
@@ -299,7 +315,7 @@ mod tests {
         drop(listener);
         remove_stale(&path).unwrap();
         assert!(!path.exists());
-        remove(&path).unwrap();
+        lock(&path).unwrap().unwrap().remove().unwrap();
         fs::remove_dir_all(top).unwrap();
     }
 
@@ -309,11 +325,12 @@ mod tests {
         let path = top.join("x");
         fs::write(&path, "").unwrap();
         assert!(listen(&path).is_err());
-        assert!(remove(&path).unwrap_err().to_string().contains("is not a socket"));
+        let error = lock(&path).unwrap().unwrap().remove().unwrap_err();
+        assert!(error.to_string().contains("is not a socket"));
         fs::set_permissions(&top, Permissions::from_mode(0o777)).unwrap();
         let error = listen(&top.join("y")).unwrap_err().to_string();
         assert!(error.contains("is not this user's alone to write"), "{error}");
-        remove(Path::new("/nonexistent/x")).unwrap();
+        assert!(lock(Path::new("/nonexistent/x")).unwrap().is_none());
         fs::remove_dir_all(top).unwrap();
     }
 

@@ -33,6 +33,7 @@ use containerd_shim_protos::ttrpc::context::{Context, with_timeout};
 use containerd_shim_protos::ttrpc::{self, Code, Server, TtrpcContext};
 use containerd_shim_protos::types::mount::Mount;
 use containerd_shim_protos::{Client, Events, TaskClient, create_events};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
 const SHIM: &str = env!("CARGO_BIN_EXE_containerd-shim-bulkhead-v2");
@@ -100,20 +101,19 @@ impl Lab {
             .unwrap()
             .register_service(create_events(Arc::new(seen.clone())));
         server.start().unwrap();
-        let mut start = shim_command(&directory, name);
-        start.env("TTRPC_ADDRESS", &address).arg("start");
-        // The options, as a file: that is a standard input which ends.
-        let options = directory.join("options");
-        fs::write(&options, options_of(&directory).write_to_bytes().unwrap()).unwrap();
-        start.stdin(fs::File::open(&options).unwrap());
-        let out = start.output().unwrap();
-        let answer = String::from_utf8(out.stdout).unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        assert!(answer.starts_with("unix:///"), "{answer}");
-        let address = answer.trim().to_owned();
+        let address = start(&directory, name, &address);
         let client = Client::connect(&address).unwrap();
         let tasks = TaskClient::new(client.clone());
         Self { directory, seen, _server: server, address, client, tasks, log }
+    }
+
+    /// The same with the shim that `start` finds or makes now.
+    fn next(mut self, name: &str) -> Self {
+        let events = format!("unix://{}", self.directory.join("events.sock").display());
+        self.address = start(&self.directory, name, &events);
+        self.client = Client::connect(&self.address).unwrap();
+        self.tasks = TaskClient::new(self.client.clone());
+        self
     }
 
     fn create(&self, id: &str, request: CreateTaskRequest) -> ttrpc::Result<u32> {
@@ -203,14 +203,8 @@ impl Lab {
     /// The same, whatever was told.
     fn shut_down_unheard(self) {
         let connected = self.tasks.connect(deadline(), &ConnectRequest::new()).unwrap();
-        let pid = nix::unistd::Pid::from_raw(connected.shim_pid as i32);
         self.tasks.shutdown(deadline(), &ShutdownRequest::new()).unwrap();
-        let limit = Instant::now() + Duration::from_secs(10);
-        // Whose parent has yet to collect it has no command line any more.
-        while fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()) {
-            assert!(Instant::now() < limit, "the shim is still there");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        until_gone(connected.shim_pid);
         let state = self.directory.join("state/bulkhead-test");
         assert_eq!(fs::read_dir(state).unwrap().count(), 0, "state is left");
         fs::remove_dir_all(&self.directory).unwrap();
@@ -233,6 +227,31 @@ impl Drop for Lab {
             let _ = shim_command(&self.directory, &id).arg("delete").output();
         }
         let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Calls `start` as containerd does, and answers the shim's address.
+fn start(directory: &Path, id: &str, events: &str) -> String {
+    let mut start = shim_command(directory, id);
+    start.env("TTRPC_ADDRESS", events).arg("start");
+    // The options, as a file: that is a standard input which ends.
+    let options = directory.join("options");
+    fs::write(&options, options_of(directory).write_to_bytes().unwrap()).unwrap();
+    start.stdin(fs::File::open(&options).unwrap());
+    let out = start.output().unwrap();
+    let answer = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(answer.starts_with("unix:///"), "{answer}");
+    answer.trim().to_owned()
+}
+
+/// Waits for the end of a shim.
+fn until_gone(pid: u32) {
+    let limit = Instant::now() + Duration::from_secs(10);
+    // Whose parent has yet to collect it has no command line any more.
+    while fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty()) {
+        assert!(Instant::now() < limit, "the shim is still there");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -846,6 +865,49 @@ fn the_life_of_a_sandbox() {
     lab.until_told(4);
     assert_eq!(*lab.seen.0.lock().unwrap(), ["create", "start", "exit sandbox 137", "delete"]);
     fs::remove_dir_all(&lab.directory).unwrap();
+}
+
+/// Does `what` while a shim that was told to shut down cannot yet decide whether it does.
+fn while_shutting_down(lab: &Lab, socket: &Path, what: impl FnOnce()) {
+    let directory = fs::File::open(socket.parent().unwrap()).unwrap();
+    let lock = Flock::lock(directory, FlockArg::LockExclusive).unwrap();
+    let tasks = lab.tasks.clone();
+    let shutdown =
+        std::thread::spawn(move || tasks.shutdown(deadline(), &ShutdownRequest::new()).is_ok());
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!shutdown.is_finished(), "it was answered before anything was decided");
+    what();
+    drop(lock);
+    assert!(shutdown.join().unwrap());
+}
+
+#[test]
+fn the_next_of_the_same_name_gets_a_new_shim() {
+    let lab = Lab::new("next", &["/busybox", "sleep", "100"]);
+    let socket = PathBuf::from(lab.address.strip_prefix("unix://").unwrap());
+    let pid =
+        |tasks: &TaskClient| tasks.connect(deadline(), &ConnectRequest::new()).unwrap().shim_pid;
+    let first = pid(&lab.tasks);
+    // It may not end once it has a container: not even if it was told to before.
+    while_shutting_down(&lab, &socket, || {
+        lab.create("next", CreateTaskRequest::default()).unwrap();
+    });
+    assert!(socket.exists());
+    assert_eq!(lab.status("next", ""), Status::CREATED);
+    lab.delete("next", "").unwrap();
+    // With the answer nobody finds it any more.
+    while_shutting_down(&lab, &socket, || assert!(socket.exists()));
+    assert!(!socket.exists(), "`start` still finds it");
+    assert!(lab.create("next", CreateTaskRequest::default()).is_err(), "it ends");
+    let lab = lab.next("next");
+    assert_ne!(pid(&lab.tasks), first);
+    let second = lab.create("next", CreateTaskRequest::default()).unwrap();
+    until_gone(first);
+    assert!(socket.exists(), "the first one has removed the socket of the second");
+    assert!(Path::new(&format!("/proc/{second}")).exists());
+    lab.delete("next", "").unwrap();
+    lab.shut_down_unheard();
+    assert!(!socket.exists());
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub fn scenarios() -> Vec<Scenario> {
         scenario("creating a task twice: it already exists", "F148", twice),
         scenario("a created task: state, start, start again", "F137 F148", created),
         scenario("deleting a created task that was never started", "F160", never_started),
+        scenario("a task deleted and created at once, again and again", "F137 F160", at_once),
         scenario("an exec: added, started, waited for, deleted", "F148 F150", exec_life)
             .but_crun(MISSING),
         scenario("killing after the end is not found", "F148", kill_late),
@@ -121,6 +122,21 @@ fn never_started(stage: &Stage) -> Res {
     eq("exit status", &answer.number(3), &137)?;
     ctr(stage, &["containers", "delete", &id]).must()?;
     Ok(())
+}
+
+/// The shim of the one before is about to end, or has, when the next one of the same name is asked for.
+fn at_once(stage: &Stage) -> Res {
+    let id = create(stage)?;
+    let creation = creation(stage, &id)?;
+    for round in 0..20 {
+        call(stage, "Kill", &of(&id).number(3, 9))?.ok("Kill")?;
+        call(stage, "Wait", &of(&id))?.ok("Wait")?;
+        call(stage, "Delete", &of(&id))?.ok("Delete")?;
+        call(stage, "Create", &creation)?.ok(&format!("Create {round}"))?;
+    }
+    let started = call(stage, "Start", &of(&id))?.ok("Start")?;
+    eq("pid", &i64::from(pid(stage, &id)?), &started.number(1))?;
+    end(stage, &id)
 }
 
 fn exec_life(stage: &Stage) -> Res {
