@@ -355,6 +355,10 @@ impl Container {
         let mut entry = Entry { program: &exec_plan.program, proc: &host.proc, warnings };
         let mut waiting = born.join().wait(&mut entry)?;
         waiting.schedule(&exec_plan.program.scheduling)?;
+        if let Some(rdt) = &record.rdt {
+            rdt.check()?;
+            rdt.join(waiting.pid())?;
+        }
         let terminal = waiting.take_terminal();
         create::announce(
             waiting.pid(),
@@ -364,10 +368,6 @@ impl Container {
         )?;
         let terminal = create::hand_over(terminal, &options.console)?;
         let agent = Agent { spec: &spec, record: &self.record, status: Status::Running };
-        if let Some(rdt) = &record.rdt {
-            rdt.check()?;
-            rdt.join(waiting.pid())?;
-        }
         let running = waiting.start(&agent)?;
         Ok(Process { pid: running.pid, pidfd: running.pidfd, terminal })
     }
@@ -597,22 +597,31 @@ impl Container {
     }
 }
 
-/// Kills what runs in the cgroup that the stored configuration names, and removes it, with what it names of resctrl.
+/// Kills what runs in the cgroup of a container with a damaged record, and removes it, with what the stored
+/// configuration names of resctrl.
 fn end_unrecorded(dir: &StateDir, id: &str) -> Result<()> {
     let recorded = unrecorded(dir, id)?;
     Cgroup::open(&recorded)?.kill(libc::SIGKILL)?;
     recorded.delete()?;
-    let spec = dir.config().and_then(|json| spec::stored(&json));
-    let linux = spec.ok().and_then(|spec| spec.linux().clone()).unwrap_or_default();
-    match rdt::plan(&linux, id) {
-        Ok(Some(plan)) => plan.recorded().remove(),
-        // Without resctrl there is nothing of it.
-        _ => Ok(()),
-    }
+    unrecorded_rdt(dir, id).map_or(Ok(()), |rdt| rdt.remove())
 }
 
-/// The cgroup that the stored configuration of a container with a damaged record names.
+/// What the stored configuration names of resctrl. Without resctrl there is nothing of it.
+pub(crate) fn unrecorded_rdt(dir: &StateDir, id: &str) -> Option<rdt::Recorded> {
+    let spec = dir.config().and_then(|json| spec::stored(&json)).ok()?;
+    let plan = rdt::plan(spec.linux().as_ref()?, id).ok()??;
+    Some(plan.recorded().clone())
+}
+
+/// The cgroup of a container with a damaged record: the directories with its mark. Without any, those that the
+/// stored configuration names, unless they are another container's. The one that has the id for its name, as no
+/// other was asked for, would have been made by us and marked: a stranger may have it meanwhile.
 pub(crate) fn unrecorded(dir: &StateDir, id: &str) -> Result<Recorded> {
+    let mark = dir.mark()?;
+    let marked = cgroup::marked(&mark)?;
+    if !marked.0.is_empty() {
+        return Ok(marked);
+    }
     // As damaged as the record: then the directory is all that is known.
     let Ok(spec) = dir.config().and_then(|json| spec::stored(&json)) else {
         return Ok(Recorded::default());
@@ -625,13 +634,19 @@ pub(crate) fn unrecorded(dir: &StateDir, id: &str) -> Result<Recorded> {
     let permission = cgroup::Permission::Tolerated;
     let mut ignored = Vec::new();
     let cgroup = if cgroup::systemd::is_scope(&linux) {
-        let manager = (&ServiceManager::system(), host.uid.as_raw());
+        // Only the scope's place is asked for, nothing of its manager.
+        let manager = match host.uid.is_root() {
+            true => ServiceManager::system(),
+            false => ServiceManager { user: true, sockets: Vec::new() },
+        };
+        let manager = (&manager, host.uid.as_raw());
         let none = std::iter::empty();
         cgroup::plan_scope(&linux, id, &host.layout, manager, none, permission, &mut ignored)
     } else {
         cgroup::plan(&linux, id, &host.layout, permission, &mut ignored)
     };
-    Ok(cgroup?.recorded())
+    let is_named = linux.cgroups_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    cgroup::unclaimed(cgroup?.recorded(), &mark, is_named)
 }
 
 /// The process with the container's limits and scheduling where it names none, as under runc.

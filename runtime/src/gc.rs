@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::cgroup::{self, Cgroup, Recorded};
-use crate::container::unrecorded;
+use crate::container::{unrecorded, unrecorded_rdt};
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::hooks::Kind as HookKind;
 use crate::lifecycle::Hooks;
@@ -135,10 +135,9 @@ fn keep(id: &str, reason: impl Into<String>, recorded: &Recorded) -> Remains {
 
 /// Something to remove, unless a process is in its cgroup.
 fn unless_occupied(id: &str, reason: &str, recorded: &Recorded) -> Remains {
-    match Cgroup::open(recorded).and_then(|cgroup| cgroup.pids()) {
-        Ok(pids) if pids.is_empty() => found(id, Verdict::Remove, reason.to_owned(), recorded),
-        Ok(pids) => {
-            let count = pids.len();
+    match Cgroup::open(recorded).and_then(|cgroup| cgroup.population()) {
+        Ok(0) => found(id, Verdict::Remove, reason.to_owned(), recorded),
+        Ok(count) => {
             keep(id, format!("{reason}, but {count} processes are in its cgroup"), recorded)
         }
         Err(error) => keep(id, format!("{reason}, but {error}"), recorded),
@@ -229,7 +228,8 @@ impl Remains {
             if again.verdict == Verdict::Keep || root.join(&self.id).exists() {
                 return Ok(false);
             }
-            return delete_empty(&self.recorded).map(|()| true);
+            refuse_occupied(&self.recorded)?;
+            return self.recorded.delete().map(|()| true);
         }
         let dir = match StateDir::open(root, &self.id) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
@@ -242,15 +242,36 @@ impl Remains {
         let Some(again) = again.filter(|again| again.verdict == Verdict::Remove) else {
             return Ok(false);
         };
-        run_hooks(&dir, warnings);
-        delete_empty(&again.recorded)?;
+        refuse_occupied(&again.recorded)?;
+        let record = dir.record().ok();
+        again.delete_cgroup(record.as_ref(), warnings)?;
+        delete_rdt(&dir, &self.id, record.as_ref())?;
+        if let Some(record) = &record {
+            run_hooks(&dir, record, warnings);
+        }
         dir.remove().map(|()| true)
+    }
+
+    fn delete_cgroup(&self, record: Option<&Record>, warnings: &mut Vec<String>) -> Result<()> {
+        match record {
+            Some(record) if !self.cgroups.is_empty() => record.delete_cgroup(warnings),
+            // A unit whose directory is gone may be somebody else's by now.
+            _ => self.recorded.delete(),
+        }
+    }
+}
+
+/// Removes what is the container's of resctrl. Before its process was recorded it may not have been made.
+fn delete_rdt(dir: &StateDir, id: &str, record: Option<&Record>) -> Result<()> {
+    match record {
+        Some(Record { rdt, pid: 1.., .. }) => rdt.as_ref().map_or(Ok(()), |rdt| rdt.remove()),
+        Some(record) => record.rdt.as_ref().map_or(Ok(()), |rdt| rdt.remove_unused()),
+        None => unrecorded_rdt(dir, id).map_or(Ok(()), |rdt| rdt.remove_unused()),
     }
 }
 
 /// As `delete` does; a container that is as good as never made has none.
-fn run_hooks(dir: &StateDir, warnings: &mut Vec<String>) {
-    let Ok(record) = dir.record() else { return };
+fn run_hooks(dir: &StateDir, record: &Record, warnings: &mut Vec<String>) {
     let Ok(spec) = dir.config().and_then(|json| spec::stored(&json)) else { return };
     match Hooks::plan(&spec, &record.id, &record.bundle) {
         Ok(hooks) => hooks.run_all(HookKind::Poststop, warnings),
@@ -258,12 +279,12 @@ fn run_hooks(dir: &StateDir, warnings: &mut Vec<String>) {
     }
 }
 
-/// Removes directories that hold no process; one that has come meanwhile is an error.
-fn delete_empty(recorded: &Recorded) -> Result<()> {
-    match Cgroup::open(recorded)?.pids()?.as_slice() {
-        [] => recorded.delete(),
-        pids => {
-            let reason = format!("the processes {pids:?} have come into its cgroup");
+/// Refuses what processes have come into meanwhile.
+fn refuse_occupied(recorded: &Recorded) -> Result<()> {
+    match Cgroup::open(recorded)?.population()? {
+        0 => Ok(()),
+        count => {
+            let reason = format!("{count} processes have come into its cgroup");
             Err(Error::new(ErrorKind::WrongState, "remove", "cgroup", reason))
         }
     }

@@ -183,6 +183,23 @@ impl Recorded {
         lines(asked).iter().try_for_each(|line| write(&root, &dir, line))
     }
 
+    /// The directory that is the container's. Its monitoring group goes with a class.
+    fn removable(&self) -> Option<PathBuf> {
+        self.own.then(|| self.class().to_owned()).or_else(|| self.monitor())
+    }
+
+    /// As [`Recorded::remove`], of a container that may not have come to making them: a directory with a
+    /// process in it is somebody else's, and stays.
+    pub(crate) fn remove_unused(&self) -> Result<()> {
+        self.check()?;
+        let tasks =
+            |below: &Path| knob::read(&open_dir(open_path(&self.mount_point)?, below)?, "tasks");
+        match self.removable().map(|below| tasks(&below)) {
+            Some(Ok(tasks)) if !tasks.trim().is_empty() => Ok(()),
+            _ => self.remove(),
+        }
+    }
+
     /// Removes what is the container's; the rest is not its own.
     ///
     /// # Errors
@@ -193,9 +210,7 @@ impl Recorded {
             Err(failure) if failure.errno == Errno::ENOENT => return Ok(()),
             opened => opened.context("open", quote(&self.mount_point))?,
         };
-        // Its monitoring group goes with a class.
-        let class = self.own.then(|| self.class().to_owned());
-        match class.or_else(|| self.monitor()) {
+        match self.removable() {
             Some(below) => match unlinkat(&root, &below, UnlinkatFlags::RemoveDir) {
                 Err(Errno::ENOENT) => Ok(()),
                 removed => removed.call("rmdir").context("remove", self.shown(&below)),

@@ -156,6 +156,10 @@ impl Record {
         if !record.bundle.is_absolute() || !record.rootfs.is_absolute() {
             return Err(wrong("bundle and rootfs are not absolute paths".to_owned()));
         }
+        let unit = record.options.unit.as_ref();
+        if let Some(fault) = unit.and_then(|unit| unit.fault(&record.cgroup)) {
+            return Err(wrong(fault));
+        }
         Ok(record)
     }
 }
@@ -528,6 +532,40 @@ mod tests {
         assert_eq!(parse_identity(threads.as_bytes()), Some((4711, true)));
         let me = process_identity(std::process::id() as i32).unwrap().unwrap();
         assert!(me.1);
+    }
+
+    #[test]
+    fn a_unit_is_the_scope_of_its_cgroup() {
+        let parse = |name: &str, path: &str, socket: &str| {
+            let manager = serde_json::json!({ "user": false, "sockets": [{ "bus": socket }] });
+            let group = serde_json::json!({ "unified": true, "mountPoint": "/c", "path": path });
+            let record = serde_json::json!({
+                "version": 1, "id": "c1", "oci_version": "1.0.0", "bundle": "/b", "rootfs": "/r",
+                "created": "", "pid": 0, "start_time": 0, "owner": 0, "annotations": {},
+                "cgroup": if path.is_empty() { vec![] } else { vec![group] },
+                "options": {
+                    "keyring": null, "own_pid_namespace": true, "chroot": false,
+                    "unit": { "name": name, "manager": manager },
+                },
+            });
+            let read = Record::parse(record.to_string().as_bytes(), "c1", "state.json");
+            read.map(drop).map_err(|error| error.to_string())
+        };
+        let (scope, path) = ("a-b.scope", "/c/system.slice/a-b.scope");
+        assert_eq!(parse(scope, path, "/run/bus"), Ok(()));
+        assert_eq!(parse(scope, path, "@/run/bus"), Ok(()));
+        for (name, path, socket, said) in [
+            ("sshd.service", "/c/sshd.service", "/run/bus", "is no name of a scope"),
+            (".scope", "/c/.scope", "/run/bus", "is no name of a scope"),
+            ("a'b.scope", "/c/a'b.scope", "/run/bus", "is no name of a scope"),
+            (scope, "/c/system.slice/other.scope", "/run/bus", "is not that of its cgroup"),
+            (scope, "", "/run/bus", "is not that of its cgroup"),
+            (scope, path, "run/bus", "\"run/bus\", which is no absolute path"),
+            (scope, path, "", "\"\", which is no absolute path"),
+        ] {
+            let error = parse(name, path, socket).unwrap_err();
+            assert!(error.starts_with("read state.json: ") && error.contains(said), "{error}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use super::plan::Target;
 use super::resources::{Knob, Value, Version};
 use super::{Cgroup, Group, Permission, Plan, Recorded, RecordedGroup};
-use super::{each_process, knob, open_dir, open_path, rmdir, v1, v2};
+use super::{count_processes, knob, open_dir, open_path, rmdir, v1, v2};
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 use crate::sys::bpf;
 
@@ -254,8 +254,7 @@ fn make_dirs(mount: &OwnedFd, target: &Target, made: &mut Made) -> Result<bool, 
 }
 
 fn refuse_occupied(dir: &OwnedFd, at: &Path) -> Result<()> {
-    let mut count = 0;
-    each_process(dir, &mut |_| count += 1).context("list processes of", quote(at))?;
+    let count = count_processes(dir).context("list processes of", quote(at))?;
     if count == 0 {
         return Ok(());
     }

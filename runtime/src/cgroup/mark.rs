@@ -32,8 +32,8 @@ const LONGEST: usize = 4096 + 24;
 const DEEPEST: usize = 32;
 
 impl Cgroup {
-    /// Marks the directories that this process has made. Without a mark everything works but finding them
-    /// after their state was lost, so what cannot be marked is left.
+    /// Marks the directories that this process has made, or has had made by systemd. Without a mark everything
+    /// works but finding them after their state was lost, so what cannot be marked is left.
     pub(crate) fn mark(&self, value: &[u8]) {
         let name = if geteuid().is_root() { TRUSTED } else { USER };
         for group in self.groups.iter().filter(|group| group.made.contains(&group.at.path)) {
@@ -63,6 +63,26 @@ pub(crate) fn marks() -> Result<Vec<(RecordedGroup, Vec<u8>)>> {
 pub(crate) fn marked(value: &[u8]) -> Result<Recorded> {
     let same = |(group, mark): (RecordedGroup, Vec<u8>)| (mark == value).then_some(group);
     Ok(Recorded(marks()?.into_iter().filter_map(same).collect()))
+}
+
+/// Those of the directories, known by their names alone, that no mark gives to somebody else: neither their
+/// own, nor one above or below. `unmarked`: also those without any mark.
+pub(crate) fn unclaimed(named: Recorded, value: &[u8], unmarked: bool) -> Result<Recorded> {
+    let marks = marks()?;
+    let apart = |a: &Path, b: &Path| !a.starts_with(b) && !b.starts_with(a);
+    let is_free = |group: &RecordedGroup| {
+        // Root of a user namespace has only been able to set the second.
+        let mut own = [TRUSTED, USER].into_iter().filter_map(|name| {
+            match xattr::get(&group.path, name, LONGEST) {
+                Ok(mark) => Some(mark == value),
+                // Too long for one of ours.
+                Err(failure) => (failure.errno == Errno::ERANGE).then_some(false),
+            }
+        });
+        let own = own.try_fold(unmarked, |_, same| same.then_some(true)).unwrap_or(false);
+        own && marks.iter().all(|(other, mark)| mark == value || apart(&other.path, &group.path))
+    };
+    Ok(Recorded(named.0.into_iter().filter(is_free).collect()))
 }
 
 /// A group for the top of each hierarchy.

@@ -51,7 +51,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use check::{delegated, device_programs, parse_list};
-pub(crate) use mark::{marked, marks};
+pub(crate) use mark::{marked, marks, unclaimed};
 pub(crate) use none::{NO_CGROUP, NOWHERE, plan_none};
 pub(crate) use plan::{Permission, Plan, plan, plan_scope, unified_alone};
 pub(crate) use systemd::Unit;
@@ -335,6 +335,17 @@ impl Cgroup {
         Ok(pids.into_iter().collect())
     }
 
+    /// How many processes are in the cgroup and its sub-cgroups, with those that this pid namespace does not
+    /// see. The hierarchy with most of them counts.
+    pub fn population(&self) -> Result<usize> {
+        let mut most = 0;
+        for group in &self.groups {
+            let count = count_processes(&group.dir);
+            most = most.max(count.context("list processes of", quote(&group.at.path))?);
+        }
+        Ok(most)
+    }
+
     /// Changes limits; what is not set keeps its value. Devices are not touched and nothing is
     /// frozen, so the container goes on and no failure leaves it stopped.
     pub fn update(&self, resources: &LinuxResources, warnings: &mut Vec<String>) -> Result<()> {
@@ -375,6 +386,13 @@ fn members(dir: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Failure> {
             pids.insert(pid);
         }
     })
+}
+
+/// The number of processes of `dir` and of everything below it, seen by this pid namespace or not.
+fn count_processes(dir: &OwnedFd) -> Result<usize, Failure> {
+    let mut count = 0;
+    each_process(dir, &mut |_| count += 1)?;
+    Ok(count)
 }
 
 /// Calls `found` for each process of `dir` and of everything below it, with 0 for those that this pid

@@ -60,7 +60,9 @@ impl Plan {
         let dir = self.make(&target, &mut made)?;
         let mut at = recorded(&target);
         at.subgroup = subgroup.cloned();
-        let mut group = Group { at, dir, inner: None, procs: None, made: Vec::new() };
+        // The unit was made for the container, and its directory with it.
+        let made_of_unit = vec![at.path.clone()];
+        let mut group = Group { at, dir, inner: None, procs: None, made: made_of_unit };
         group.move_inside(pid)?;
         self.limit(vec![group], made, warnings)
     }

@@ -19,10 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use super::layout::Unified;
 use super::resources::{Knob, Value as Setting, cpu_max};
+use super::{Recorded, RecordedGroup};
 use crate::dbus::gvariant;
 use crate::dbus::wire::Value;
 use crate::error::{Error, Result};
-use crate::service_manager::ServiceManager;
+use crate::service_manager::{ServiceManager, Socket};
 
 /// Annotations that set a property of the scope begin with this.
 pub(crate) const ANNOTATION: &str = "org.systemd.property.";
@@ -52,6 +53,29 @@ pub(crate) type Property = (String, Value);
 pub(crate) struct Unit {
     pub name: String,
     pub manager: ServiceManager,
+}
+
+impl Unit {
+    /// What is wrong with the unit of a state file, whose container has these directories: the unit is
+    /// stopped, and its manager believed.
+    pub(crate) fn fault(&self, groups: &Recorded) -> Option<String> {
+        let name = &self.name;
+        if check_name(name).is_err() || name.strip_suffix(".scope").is_none_or(str::is_empty) {
+            return Some(format!("options.unit.name {name:?} is no name of a scope"));
+        }
+        let is_dir =
+            |group: &RecordedGroup| group.path.file_name().is_some_and(|dir| dir == &**name);
+        if groups.0.is_empty() || !groups.0.iter().all(is_dir) {
+            return Some(format!("options.unit.name {name:?} is not that of its cgroup"));
+        }
+        let is_place = |path: &Path| {
+            let is_abstract = path.as_os_str().as_encoded_bytes().starts_with(b"@");
+            path.is_absolute() || is_abstract
+        };
+        let mut sockets = self.manager.sockets.iter().map(Socket::path);
+        let odd = sockets.find(|path| !is_place(path))?;
+        Some(format!("options.unit.manager has the socket {odd:?}, which is no absolute path"))
+    }
 }
 
 /// The scope of a container.
