@@ -154,6 +154,24 @@ fn lost() -> Vec<Test> {
                 lab.nothing_left()
             },
         ),
+        test(SECTION, ROWS, "a damaged record ends nobody of another state root", |lab| {
+            only_bulkhead(lab)?;
+            let container = lab.running(|_| {})?;
+            let other = lab.dir.join("other");
+            let damaged = other.join(&container.id);
+            fs::create_dir_all(&damaged)?;
+            let config = lab.state.join(&container.id).join("config.json");
+            fs::copy(config, damaged.join("config.json"))?;
+            fs::write(damaged.join("state.json"), "{")?;
+            let output = lab
+                .call(&["delete", "--force", &container.id])
+                .global(&["--root", &other.display().to_string()])
+                .output()?;
+            eq("delete", &output.code, &Some(0))?;
+            ensure(!damaged.exists(), "the damaged state is still there")?;
+            ensure(container.alive()?, "the container of another root was ended")?;
+            container.end()
+        }),
         test(SECTION, ROWS, "a container from before the machine was started", |lab| {
             only_bulkhead(lab)?;
             let container = lab.running(|_| {})?;
