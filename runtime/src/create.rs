@@ -166,7 +166,11 @@ fn stored_spec(options: &CreateOptions) -> Vec<u8> {
 }
 
 /// Makes the cgroup that the container's process will be born in.
-fn make_cgroup(plan: &Plan, undo: &mut Undo<'_>, warnings: &mut Vec<String>) -> Result<Cgroup> {
+pub(crate) fn make_cgroup(
+    plan: &Plan,
+    undo: &mut Undo<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Cgroup> {
     let mut cgroup = plan.cgroup.create(warnings)?;
     undo.cgroup_made = true;
     cgroup.prepare_join()?;

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,8 +50,16 @@ fn successes() -> Vec<Test> {
                 Confinement::of(restored.pid())?.same_as(&before)?;
                 let limit = cgroups::v2(&restored.cgroup)?.join("pids.max");
                 eq("pids.max", &fs::read_to_string(limit)?, &"77\n".to_owned())?;
+                // `exec` finds the keyring that restored processes have, and makes none.
+                let keys = fs::read_to_string("/proc/keys")?;
                 let seen = restored.exec(&[], &["report", "write /volume/x 1"])?;
                 ensure(seen["write /volume/x 1"]["errno"] == "EROFS", "the volume is writable")?;
+                let id = seen["report"]["keyring_id"].as_i64().unwrap_or_default();
+                let own = keys.contains(&format!("{id:08x} "));
+                lab.quality(
+                    own,
+                    format!("no process had the session keyring {id:08x} before exec"),
+                )?;
                 restored.end()
             },
         ),
@@ -180,7 +189,7 @@ fn edges() -> Vec<Test> {
             need_criu(lab)?;
             let port = echo()?;
             let talk = format!("talk {port} /data/n");
-            let configuration = lab.dir.join("criu.conf");
+            let configuration = criu_directory(lab)?.join("other.conf");
             fs::write(&configuration, "tcp-established\n")?;
             let bundle = bundle_of(lab, &[&talk], |spec| {
                 spec["annotations"]["org.criu.config"] = json!(configuration);
@@ -288,6 +297,19 @@ fn failures() -> Vec<Test> {
             }
             container.end()
         }),
+        test(SECTION, "F95", "restore without a cgroup is refused", |lab| {
+            if lab.kind != Kind::Bulkhead {
+                return skip("the option is Bulkhead's");
+            }
+            let bundle = lab.bundle(&["pause"], |_| {})?;
+            let images = images(lab);
+            let output = lab
+                .call(&["restore", "--image-path", &images, "--bundle", bundle.path(), &bundle.id])
+                .global(&["--criu", "/bin/true", "--cgroup-manager", "disabled"])
+                .output()?;
+            refused(&output, &["--cgroup-manager disabled", "CRIU"])?;
+            lab.nothing_left()
+        }),
         test(SECTION, "F94", "only what runs can be saved", |lab| {
             need_criu(lab)?;
             let container = lab.create(&["pause"], |_| {})?;
@@ -321,6 +343,27 @@ fn failures() -> Vec<Test> {
                 restored.end()
             },
         ),
+        test(SECTION, "F195", "org.criu.config cannot name what is not root's", |lab| {
+            need_criu(lab)?;
+            if lab.kind != Kind::Bulkhead {
+                return skip("runc takes any file");
+            }
+            let directory = criu_directory(lab)?;
+            let (elsewhere, open) = (lab.dir.join("criu.conf"), directory.join("open.conf"));
+            for (path, words) in [(&elsewhere, "beneath"), (&open, "written by others")] {
+                fs::write(path, "")?;
+                fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+                let bundle = counting(lab, |spec| {
+                    spec["annotations"]["org.criu.config"] = json!(path);
+                })?;
+                let container = started(lab, &bundle)?;
+                let output = container.call(&["checkpoint", "--image-path", &images(lab)])?;
+                refused(&output, &["org.criu.config", words])?;
+                counts_from(lab, number(lab)?)?;
+                container.end()?;
+            }
+            Ok(())
+        }),
         test(SECTION, "F129", "a directory for images that cannot be used is named", |lab| {
             need_criu(lab)?;
             let container = lab.running(|_| {})?;
@@ -576,6 +619,19 @@ fn echo() -> Res<u16> {
         Ok(())
     });
     Ok(port)
+}
+
+/// /etc/criu, which can be written: /etc becomes an overlay over itself that nobody else sees.
+fn criu_directory(lab: &Lab) -> Res<PathBuf> {
+    let [upper, work] = ["upper", "work"].map(|name| lab.dir.join(name));
+    fs::create_dir_all(&upper)?;
+    fs::create_dir_all(&work)?;
+    let options = format!("lowerdir=/etc,upperdir={},workdir={}", upper.display(), work.display());
+    mount(Some("overlay"), "/etc", Some("overlay"), MsFlags::empty(), Some(options.as_str()))?;
+    lab.own_mounts();
+    let directory = PathBuf::from("/etc/criu");
+    fs::create_dir_all(&directory)?;
+    Ok(directory)
 }
 
 /// Skips unless `criu check` passes.

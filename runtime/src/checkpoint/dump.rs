@@ -13,7 +13,7 @@ use super::options::CheckpointOptions;
 use super::request::{self, Found};
 use super::surroundings::{CGROUPS, Surroundings};
 use super::swrk::{Start, Swrk};
-use super::{Directories, Missing, external, streams};
+use super::{Directories, Missing, configuration, external, streams};
 use crate::cgroup::Cgroup;
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::host::Host;
@@ -47,6 +47,7 @@ pub(crate) fn dump(subject: &Subject<'_>, options: &CheckpointOptions) -> Result
     let host = Host::read()?;
     super::refuse_ordinary_user("checkpoint", &host)?;
     super::refuse_unsupported("checkpoint", subject.spec)?;
+    configuration::check(subject.spec)?;
     let program = &options.criu.program;
     let directories = Directories::open(&options.criu, Missing::Made)?;
     check_parent(options, &directories)?;

@@ -70,7 +70,7 @@ pub(super) fn list(plan: &Plan, host: &[u8]) -> Result<Vec<External>> {
             _ => {}
         }
     }
-    // In a user namespace nodes of /dev are bind mounts of the host's.
+    // Where mknod(2) was not permitted, nodes of /dev are bind mounts of the host's.
     for node in plan.devices.iter().flatten() {
         let path = inside(node.path.to_bytes(), "linux.devices")?;
         list.push(External { destination: path.clone(), source: Source::Host(path) });

@@ -7,12 +7,14 @@
 //! - `request` says in CRIU's words what is to be done: pure.
 //! - `rpc` are the messages, `swrk` the program and the conversation.
 //! - `external`, `streams` and `surroundings` are the edges of a container.
+//! - `configuration` is the file with options that an annotation names.
 //! - `log` finds out why CRIU failed.
 //!
 //! Restoring runs what the images say, with the host's root's power: they are as trusted as the runtime, see
 //! docs/threat-model.md.
 
 mod attributes;
+mod configuration;
 mod dump;
 mod external;
 mod log;
@@ -32,9 +34,9 @@ use nix::sys::stat::Mode;
 use nix::unistd::{AccessFlags, faccessat};
 use oci_spec::runtime::{LinuxSeccompAction, Spec};
 
+pub(crate) use configuration::ANNOTATION as CONFIGURATION;
 pub(crate) use dump::{Subject, dump};
 pub use options::{CgroupMode, CheckpointOptions, CriuOptions, NetworkLock, RestoreOptions};
-pub(crate) use request::CONFIGURATION;
 pub(crate) use restore::restore;
 
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};

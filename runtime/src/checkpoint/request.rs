@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 
+use super::configuration;
 use super::options::{CgroupMode, CheckpointOptions, CriuOptions, NetworkLock, RestoreOptions};
 use super::rpc::{
     CgroupRoot, ExternalMount, InheritFd, JoinNamespace, Options, PageServer, Request, kind,
@@ -17,8 +18,6 @@ pub(super) const RESTORE_LOG: &str = "restore.log";
 
 /// CRIU's level for what a person needs to find a mistake; runc's.
 const LOG_LEVEL: i32 = 4;
-/// The annotation that names a file with options for CRIU; empty for none.
-pub(crate) const CONFIGURATION: &str = "org.criu.config";
 
 /// Something that CRIU knows since a version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,14 +141,6 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// The file with options: the annotation's, unless that is empty, before the caller's.
-fn configuration(options: &CriuOptions, spec: &Spec) -> Option<String> {
-    match spec.annotations().as_ref().and_then(|all| all.get(CONFIGURATION)) {
-        Some(path) => (!path.is_empty()).then(|| path.clone()),
-        None => options.configuration.as_deref().map(text),
-    }
-}
-
 fn shared(options: &CriuOptions, spec: &Spec, numbers: Numbers, log: &str) -> Options {
     let set = |flag: bool| flag.then_some(true);
     Options {
@@ -180,7 +171,7 @@ fn shared(options: &CriuOptions, spec: &Spec, numbers: Numbers, log: &str) -> Op
             NetworkLock::Nftables => 2,
             NetworkLock::Skip => 3,
         }),
-        config_file: configuration(options, spec),
+        config_file: configuration::file(options, spec),
         ..Options::default()
     }
 }
@@ -268,18 +259,6 @@ mod tests {
         assert_eq!(needs(&options(), &confined), [all, ("process.noNewPrivileges", (3, 19))]);
         let skip = CriuOptions { network_lock: Some(NetworkLock::Skip), ..options() };
         assert_eq!(needs(&skip, &minimal()).last(), Some(&("--network-lock skip", (3, 18))));
-    }
-
-    #[test]
-    fn the_annotation_comes_before_the_callers_file() {
-        let caller = CriuOptions { configuration: Some("/etc/criu/runc.conf".into()), ..options() };
-        let annotated = |path: &str| {
-            spec(json!({ "ociVersion": "1.0.2", "annotations": { CONFIGURATION: path } }))
-        };
-        let file = |spec: &Spec| configuration(&caller, spec);
-        assert_eq!(file(&minimal()).as_deref(), Some("/etc/criu/runc.conf"));
-        assert_eq!(file(&annotated("/a")).as_deref(), Some("/a"));
-        assert_eq!(file(&annotated("")), None);
     }
 
     #[test]

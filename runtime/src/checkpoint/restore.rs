@@ -13,7 +13,7 @@ use super::request::{self, Prepared};
 use super::rpc::InheritFd;
 use super::surroundings::{self, CGROUPS, ROOT, Surroundings};
 use super::swrk::{INHERITED, Start, Swrk};
-use super::{Directories, Missing, attributes, external, streams};
+use super::{Directories, Missing, attributes, configuration, external, streams};
 use crate::cgroup::Cgroup;
 use crate::create::{self, Created, Undo};
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
@@ -40,9 +40,14 @@ pub(crate) fn restore(
     let host = Host::read()?;
     super::refuse_ordinary_user("restore", &host)?;
     super::refuse_unsupported("restore", &options.create.config.spec)?;
+    configuration::check(&options.create.config.spec)?;
     if options.create.systemd_cgroup.is_some() {
         let reason = "systemd makes a scope around a process, and CRIU a process in a cgroup";
         return Err(Error::unsupported("restore", "--systemd-cgroup", reason));
+    }
+    if options.create.no_cgroup {
+        let reason = "CRIU restores processes into the container's cgroup";
+        return Err(Error::unsupported("restore", "--cgroup-manager disabled", reason));
     }
     let plan = plan::plan(id, &options.create, None, &host, warnings)?;
     create::check_console(&plan, &options.create)?;
@@ -54,14 +59,7 @@ pub(crate) fn restore(
     let dir = undo.dir.as_ref().expect("set above");
     dir.write_config(&spec::to_stored(&options.create.config))?;
     dir.write_record(&undo.record)?;
-    let mut cgroup = plan.cgroup.create(warnings)?;
-    undo.cgroup_made = true;
-    cgroup.mark(&dir.mark()?);
-    cgroup.prepare_join()?;
-    if let Some(owner) = plan.cgroup_owner {
-        cgroup.delegate(owner, warnings)?;
-    }
-    undo.record.cgroup = cgroup.recorded();
+    let cgroup = create::make_cgroup(&plan, &mut undo, warnings)?;
     let restoring = Restoring {
         options,
         plan: &plan,
@@ -85,7 +83,7 @@ struct Restoring<'a, 'h> {
     directories: &'a Directories,
 }
 
-/// A restored process, killed unless it is handed over: without a cgroup nobody else could find it.
+/// A restored process, killed unless it is handed over.
 struct Live {
     pid: i32,
     pidfd: Option<OwnedFd>,
@@ -136,6 +134,8 @@ impl<'h> Restoring<'_, 'h> {
             streams: options.criu.shell_job,
             inherited,
             surroundings: &|| {
+                // Restored processes have the worker's.
+                plan.join_keyring(&self.host.proc)?;
                 Surroundings::make(place, cgroups)?.add_sources(&plan.mounts)?;
                 directories.opened_again(&options.criu)
             },
