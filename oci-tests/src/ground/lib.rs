@@ -2,7 +2,7 @@
 //!
 //! `oci-tests` asks a runtime directly, `integration` by way of the programs that call runtimes. Both
 //! judge with [`check`], protect the machine with [`shield`] and [`devices`], find and remove cgroups
-//! with [`cgroups`], read their command lines with [`options`], tell results in any [`format`], and show them
+//! with [`cgroups`], read their command lines with [`options`], tell results in any [`mod@format`], and show them
 //! side by side with [`compare`].
 
 pub mod cgroups;

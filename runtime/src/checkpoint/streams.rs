@@ -108,7 +108,7 @@ pub(super) fn write(images: BorrowedFd<'_>, path: &Path, streams: &Streams) -> R
     File::from(file).write_all(&json).call("write").context("write", context())
 }
 
-/// Reads the names that [`write`], or runc, has written. Without the file there are none.
+/// Reads the names that [`write()`], or runc, has written. Without the file there are none.
 pub(super) fn read(images: BorrowedFd<'_>, path: &Path) -> Result<Vec<String>> {
     let context = || quote(path.join(NAME));
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
