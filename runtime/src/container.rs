@@ -11,9 +11,10 @@ use oci_spec::runtime::{LinuxIntelRdt, LinuxResources, Process as ProcessSpec, S
 
 use crate::cgroup::oom::OomWatch;
 use crate::cgroup::stats::Stats;
-use crate::cgroup::{self, Cgroup, Recorded};
+use crate::cgroup::{self, Cgroup};
 use crate::checkpoint::{self, CheckpointOptions, RestoreOptions};
 use crate::create;
+use crate::damaged;
 use crate::error::{Context, Error, ErrorKind, Result, quote};
 use crate::faults::Faults;
 use crate::hooks::Kind;
@@ -29,7 +30,6 @@ use crate::rdt;
 use crate::report::{Listing, Process, Report, Status};
 use crate::requests::{Agent, Entry};
 use crate::scheduler;
-use crate::service_manager::ServiceManager;
 use crate::spec;
 use crate::state::{self, Record, StateDir};
 use crate::sys;
@@ -524,7 +524,7 @@ impl Container {
                 marked.delete()?;
             }
             Err(error) if error.errno().is_some() => return Err(error),
-            Err(_) => end_unrecorded(&dir, id)?,
+            Err(_) => damaged::end(&dir, id)?,
         }
         dir.remove()
     }
@@ -595,58 +595,6 @@ impl Container {
     pub fn watch_oom(&self) -> Result<OomWatch> {
         self.required_cgroup("watch")?.watch_oom()
     }
-}
-
-/// Kills what runs in the cgroup of a container with a damaged record, and removes it, with what the stored
-/// configuration names of resctrl.
-fn end_unrecorded(dir: &StateDir, id: &str) -> Result<()> {
-    let recorded = unrecorded(dir, id)?;
-    Cgroup::open(&recorded)?.kill(libc::SIGKILL)?;
-    recorded.delete()?;
-    unrecorded_rdt(dir, id).map_or(Ok(()), |rdt| rdt.remove())
-}
-
-/// What the stored configuration names of resctrl. Without resctrl there is nothing of it.
-pub(crate) fn unrecorded_rdt(dir: &StateDir, id: &str) -> Option<rdt::Recorded> {
-    let spec = dir.config().and_then(|json| spec::stored(&json)).ok()?;
-    let plan = rdt::plan(spec.linux().as_ref()?, id).ok()??;
-    Some(plan.recorded().clone())
-}
-
-/// The cgroup of a container with a damaged record: the directories with its mark. Without any, those that the
-/// stored configuration names, unless they are another container's. The one that has the id for its name, as no
-/// other was asked for, would have been made by us and marked: a stranger may have it meanwhile.
-pub(crate) fn unrecorded(dir: &StateDir, id: &str) -> Result<Recorded> {
-    let mark = dir.mark()?;
-    let marked = cgroup::marked(&mark)?;
-    if !marked.0.is_empty() {
-        return Ok(marked);
-    }
-    // As damaged as the record: then the directory is all that is known.
-    let Ok(spec) = dir.config().and_then(|json| spec::stored(&json)) else {
-        return Ok(Recorded::default());
-    };
-    let linux = spec.linux().clone().unwrap_or_default();
-    if linux.cgroups_path().as_deref() == Some(Path::new(cgroup::NOWHERE)) {
-        return Ok(Recorded::default());
-    }
-    let host = Host::read()?;
-    let permission = cgroup::Permission::Tolerated;
-    let mut ignored = Vec::new();
-    let cgroup = if cgroup::systemd::is_scope(&linux) {
-        // Only the scope's place is asked for, nothing of its manager.
-        let manager = match host.uid.is_root() {
-            true => ServiceManager::system(),
-            false => ServiceManager { user: true, sockets: Vec::new() },
-        };
-        let manager = (&manager, host.uid.as_raw());
-        let none = std::iter::empty();
-        cgroup::plan_scope(&linux, id, &host.layout, manager, none, permission, &mut ignored)
-    } else {
-        cgroup::plan(&linux, id, &host.layout, permission, &mut ignored)
-    };
-    let is_named = linux.cgroups_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
-    cgroup::unclaimed(cgroup?.recorded(), &mark, is_named)
 }
 
 /// The process with the container's limits and scheduling where it names none, as under runc.

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::cgroup::{self, Cgroup, Recorded};
-use crate::container::{unrecorded, unrecorded_rdt};
+use crate::damaged;
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::hooks::Kind as HookKind;
 use crate::lifecycle::Hooks;
@@ -161,7 +161,7 @@ fn judge(dir: &StateDir, id: &str, stopped: Option<Duration>, marks: &Marks) -> 
         }
         Err(error) => {
             let reason = format!("its state is damaged: {error}");
-            return Some(match unrecorded(dir, id) {
+            return Some(match damaged::cgroups(dir, id) {
                 Ok(recorded) => unless_occupied(id, &reason, &recorded),
                 Err(more) => keep(id, format!("{reason}; {more}"), &Recorded::default()),
             });
@@ -266,7 +266,7 @@ fn delete_rdt(dir: &StateDir, id: &str, record: Option<&Record>) -> Result<()> {
     match record {
         Some(Record { rdt, pid: 1.., .. }) => rdt.as_ref().map_or(Ok(()), |rdt| rdt.remove()),
         Some(record) => record.rdt.as_ref().map_or(Ok(()), |rdt| rdt.remove_unused()),
-        None => unrecorded_rdt(dir, id).map_or(Ok(()), |rdt| rdt.remove_unused()),
+        None => damaged::rdt_class(dir, id).map_or(Ok(()), |rdt| rdt.remove_unused()),
     }
 }
 

@@ -10,6 +10,7 @@ mod checkpoint;
 mod children;
 mod container;
 mod create;
+mod damaged;
 mod dbus;
 mod error;
 mod faults;

@@ -8,15 +8,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::check::{Res, Stop, Test, ensure, eq, fail, has, skip, test};
+use super::sigkill;
+use crate::check::{Res, Test, ensure, eq, fail, has, skip, test};
 use crate::lab::bundle::Bundle;
 use crate::lab::call::{Call, DEADLINE, Output};
 use crate::lab::{Kind, Lab, cgroups};
 
 const SECTION: &str = "robustness#gc";
 const ROWS: &str = "F268";
-/// Moments of one command at which it is killed, per test.
-const MOMENTS: u32 = 12;
 
 /// Tests of this chapter.
 pub fn tests() -> Vec<Test> {
@@ -442,20 +441,7 @@ fn killed_at(lab: &Lab, words: &[&str], part: f64) -> Res {
 
 fn rounds(lab: &Lab, round: impl Fn(&Lab, f64) -> Res) -> Res {
     only_bulkhead(lab)?;
-    let mut failures = Vec::new();
-    for moment in 0..MOMENTS {
-        match round(lab, f64::from(moment) / f64::from(MOMENTS)) {
-            Ok(()) => {}
-            Err(Stop::Fail(reason)) => failures.push(reason),
-            Err(stop) => return Err(stop),
-        }
-    }
-    match failures.first() {
-        None => Ok(()),
-        Some(first) => {
-            fail(format!("{} of {MOMENTS} rounds failed, the first: {first}", failures.len()))
-        }
-    }
+    sigkill::rounds(lab, round)
 }
 
 /// What was killed has left a living container, which `gc` does not touch, or nothing after `gc`.

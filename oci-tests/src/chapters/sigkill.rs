@@ -127,7 +127,7 @@ pub fn tests() -> Vec<Test> {
 }
 
 /// Runs a round for each moment; fails with the count of rounds that left something.
-fn rounds(lab: &Lab, round: impl Fn(&Lab, f64) -> Res) -> Res {
+pub(super) fn rounds(lab: &Lab, round: impl Fn(&Lab, f64) -> Res) -> Res {
     let mut failures = Vec::new();
     for moment in 0..MOMENTS {
         match round(lab, f64::from(moment) / f64::from(MOMENTS)) {
