@@ -1,5 +1,7 @@
 //! A container and its verbs: the crate's public surface.
 
+mod machine;
+
 use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -19,11 +21,13 @@ use crate::error::{Context, Error, ErrorKind, Result, quote};
 use crate::faults::Faults;
 use crate::hooks::Kind;
 use crate::host::{self, Host};
+use crate::isolation::vm::calls;
 use crate::keyring::Keyring;
 use crate::lifecycle::Hooks;
 use crate::options::{Console, CreateOptions, ExecOptions, Parent, Then};
 use crate::plan;
 use crate::process::channel::Channel;
+use crate::process::parent::Waiting;
 use crate::process::program::Inherit;
 use crate::process::{exec, parent, start};
 use crate::rdt;
@@ -46,6 +50,8 @@ pub struct Container {
     /// The stored configuration, where it need not be read back.
     spec: Option<Spec>,
 }
+
+pub use machine::GuestProcess;
 
 /// How long `delete --force` waits for killed processes.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
@@ -107,6 +113,7 @@ impl Container {
             let reason = format!("Container cannot be checkpointed in {word} state");
             return Err(self.wrong("checkpoint", &reason));
         }
+        machine::refuse(&self.record, "checkpoint", "CRIU cannot save a virtual machine")?;
         let spec = self.stored_spec()?;
         let cgroup = self.cgroup()?;
         let paused = status == Status::Paused;
@@ -318,13 +325,17 @@ impl Container {
             }
             _ => {}
         }
-        let host = Host::read()?;
         let spec = self.stored_spec()?;
         let options = ExecOptions {
             process: with_limits_of(spec.process().as_ref(), options.process),
             ..options
         };
         validate::process(&options.process, "process.", &mut Faults::First)?;
+        if let Some(recorded) = &self.record.machine {
+            let waiting = self.exec_in_machine(recorded, &options, warnings)?;
+            return self.make_known(waiting, spec, &options);
+        }
+        let host = Host::read()?;
         let listed = plan::listed(&spec);
         let inherit = Inherit { preserve_fds: options.preserve_fds, ..Inherit::default() };
         let in_user_namespace = listed & libc::CLONE_NEWUSER != 0;
@@ -353,12 +364,22 @@ impl Container {
         }
         let born = exec::spawn(&exec_plan, &target, &cgroup, &host.proc, options.parent)?;
         let mut entry = Entry { program: &exec_plan.program, proc: &host.proc, warnings };
-        let mut waiting = born.join().wait(&mut entry)?;
+        let waiting = born.join().wait(&mut entry)?;
         waiting.schedule(&exec_plan.program.scheduling)?;
         if let Some(rdt) = &record.rdt {
             rdt.check()?;
             rdt.join(waiting.pid())?;
         }
+        self.make_known(waiting, spec, &options)
+    }
+
+    /// Tells of a further process, hands its terminal over and starts it.
+    fn make_known(
+        &self,
+        mut waiting: Waiting,
+        spec: Cow<'_, Spec>,
+        options: &ExecOptions,
+    ) -> Result<Process> {
         let terminal = waiting.take_terminal();
         create::announce(
             waiting.pid(),
@@ -415,6 +436,9 @@ impl Container {
     /// # Errors
     /// `NotRunning` (`container not running`) when the container is stopped.
     pub fn kill(&self, signal: i32) -> Result<()> {
+        if self.record.machine.is_some() {
+            return self.kill_in_machine(signal, false);
+        }
         let whole = signal == libc::SIGKILL && !self.record.options.own_pid_namespace;
         if whole {
             // Works without init: what it left behind is killed too.
@@ -438,6 +462,9 @@ impl Container {
     /// # Errors
     /// The cgroup cannot be read or written.
     pub fn kill_all(&self, signal: i32) -> Result<()> {
+        if self.record.machine.is_some() && self.record.alive()? {
+            return self.kill_in_machine(signal, true);
+        }
         self.cgroup()?.kill(signal)
     }
 
@@ -550,6 +577,9 @@ impl Container {
         if !self.record.alive()? {
             return Err(self.wrong_kind(ErrorKind::NotRunning, "update", "container not running"));
         }
+        if let Some(recorded) = &self.record.machine {
+            return self.update_machine(recorded, resources, warnings);
+        }
         let cgroup = self.required_cgroup("update")?;
         cgroup.update_with(self.record.options.unit.as_ref(), resources, warnings)
     }
@@ -577,6 +607,9 @@ impl Container {
     /// # Errors
     /// `Unsupported` when the container has none.
     pub fn stats(&self) -> Result<Stats> {
+        if self.record.machine.is_some() && self.record.alive()? {
+            return calls::stats(self.dir.fd(), &self.record.id);
+        }
         Ok(self.required_cgroup("measure")?.stats())
     }
 

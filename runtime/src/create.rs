@@ -14,6 +14,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::hooks::Kind;
 use crate::host::Host;
+use crate::isolation::{Isolation, vm};
 use crate::lifecycle::Hooks;
 use crate::messages::send_message;
 use crate::netdev;
@@ -85,10 +86,24 @@ pub(crate) fn create(
 ) -> Result<Created> {
     let host = Host::read()?;
     let notify = options.notify_socket.as_ref().map(|_| StateDir::notify_path(root, id));
-    let plan = plan::plan(id, options, notify.as_deref(), &host, warnings)?;
+    let machine = match &options.isolation {
+        Isolation::Namespaces => None,
+        Isolation::VirtualMachine(files) => {
+            let directory = root.join(id);
+            Some(vm::Machine::plan(id, &directory, options, files, &host, warnings)?)
+        }
+    };
+    let planned = machine.as_ref().map_or(options, |machine| &machine.jail);
+    let mut plan = plan::plan(id, planned, notify.as_deref(), &host, warnings)?;
     check_console(&plan, options)?;
     let dir = StateDir::make(root, id)?;
-    let record = new_record(&plan, options, &host);
+    let mut record = new_record(&plan, options, &host);
+    if let Some(machine) = &machine {
+        machine.adapt(&mut plan.mounts);
+        record.rootfs = machine.rootfs().to_owned();
+        record.machine = Some(machine.recorded());
+        dir.make_jail()?;
+    }
     let mut undo = Undo { dir: Some(dir), record, cgroup_made: false, poststop: None };
     // After the name is taken: whose process that is, is told by its name. Before anything is recorded.
     plan.cgroup.refuse_occupied()?;
@@ -108,7 +123,10 @@ pub(crate) fn create(
     };
     let rdt = plan.rdt.as_ref().map(rdt::Plan::create).transpose()?;
     let dir = undo.dir.as_ref().expect("set above");
-    let born = fork(&plan, &host, cgroup.as_ref(), dir, socket, options.parent)?;
+    let terminal = plan.program.terminal.is_some();
+    let opened = machine.map(|machine| machine.open(dir, terminal, host.chance)).transpose()?;
+    let behind_wall = opened.is_some();
+    let born = fork(&plan, &host, cgroup.as_ref(), dir, socket, options.parent, opened)?;
     undo.poststop = Some(&plan.hooks);
     if cgroup.is_none() {
         make_scope(&plan, &mut undo, born.pid(), warnings)?;
@@ -127,6 +145,9 @@ pub(crate) fn create(
     undo.record.start_time = start_time;
     undo.dir.as_ref().expect("set above").write_record(&undo.record)?;
     waiting.recorded()?;
+    if behind_wall {
+        waiting.wait_for_guest(warnings)?;
+    }
     let terminal = hand_over(waiting.take_terminal(), &options.console)?;
     // The pid file is last: a create that fails leaves none.
     announce(
@@ -221,6 +242,7 @@ pub(crate) fn new_record(plan: &Plan, options: &CreateOptions, host: &Host) -> R
         annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
         cgroup: plan.cgroup.recorded(),
         rdt: plan.rdt.as_ref().map(|rdt| rdt.recorded().clone()),
+        machine: None,
         options: Options {
             keyring: plan.keyring.as_ref().map(|keyring| keyring.number),
             unit: plan.cgroup.unit().cloned(),
@@ -240,6 +262,7 @@ fn fork(
     dir: &StateDir,
     socket: Option<OwnedFd>,
     parent: Parent,
+    machine: Option<vm::Opened>,
 ) -> Result<Born> {
     const WHAT: &str = "the container's process";
     let joined = plan.namespaces.open()?;
@@ -259,7 +282,12 @@ fn fork(
             dir.forget_lock();
             let waits = socket.map_or(Waits::Channel, Waits::Socket);
             let proc = &host.proc;
-            child::run(Inherited { plan, channel: theirs, proc, cgroup, joined, waits, proof })
+            let inherited =
+                Inherited { plan, channel: theirs, proc, cgroup, joined, waits, proof };
+            match machine {
+                None => child::run(inherited),
+                Some(machine) => vm::inside::run(inherited, machine),
+            }
         }
         Ok(Cloned::Parent { pid, pidfd }) => {
             let born = Born::new(pid, pidfd, ours, parent);

@@ -22,6 +22,7 @@ mod gc;
 mod hooks;
 mod host;
 mod idmap;
+mod isolation;
 mod keyring;
 mod landlock;
 mod lifecycle;
@@ -66,10 +67,11 @@ pub use children::{
     Forked, close_all_but, cores_shared_by, fork, keep_child_statuses, leave, reap_child,
     share_cores_with_own_group,
 };
-pub use container::Container;
+pub use container::{Container, GuestProcess};
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
 pub use gc::{Remains, Verdict, remains};
+pub use isolation::{ANNOTATION, Isolation, MachineFiles, Wall};
 pub use messages::{peer_user, receive_message, send_message};
 pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
 pub use report::{Listing, Process, Report, Status};

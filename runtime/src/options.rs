@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use oci_spec::runtime::Process as ProcessSpec;
 
+use crate::isolation::Isolation;
 use crate::service_manager::ServiceManager;
 use crate::spec::Config;
 
@@ -87,6 +88,8 @@ pub struct CreateOptions {
     pub start: Start,
     /// See [`Parent`].
     pub parent: Parent,
+    /// See [`Isolation`].
+    pub isolation: Isolation,
 }
 
 impl CreateOptions {
@@ -112,6 +115,7 @@ impl CreateOptions {
             rootless: Rootless::Auto,
             start,
             parent: Parent::Caller,
+            isolation: Isolation::Namespaces,
         }
     }
 }

@@ -32,6 +32,24 @@ pub(crate) trait Limits {
     fn rlimits(&mut self, pid: i32) -> Result<()>;
 }
 
+/// For a process that may ask for nothing.
+#[derive(Debug)]
+pub(crate) struct NoRequests;
+
+impl Limits for NoRequests {
+    fn oom_score_adj(&mut self, _: i32) -> Result<()> {
+        Err(unasked())
+    }
+
+    fn rlimits(&mut self, _: i32) -> Result<()> {
+        Err(unasked())
+    }
+}
+
+fn unasked() -> Error {
+    Error::new(ErrorKind::System, "answer", "the process", "it may ask for nothing")
+}
+
 /// Answers the process that enters a container.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {

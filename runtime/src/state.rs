@@ -32,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup;
 use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
+use crate::isolation::vm;
 use crate::{rdt, sys};
 
 const STATE: &str = "state.json";
@@ -74,6 +75,9 @@ pub(crate) struct Record {
     /// Of a container with `linux.intelRdt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rdt: Option<rdt::Recorded>,
+    /// Of a container in a virtual machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<vm::Recorded>,
     pub options: Options,
 }
 
@@ -366,6 +370,13 @@ impl StateDir {
         std::fs::remove_dir_all(&path).call("rmdir").context("remove", quote(&path))
     }
 
+    /// Makes the directory that becomes the root of a machine's jail.
+    pub(crate) fn make_jail(&self) -> Result<()> {
+        nix::sys::stat::mkdirat(&self.dir, vm::JAIL, Mode::S_IRWXU)
+            .call("mkdir")
+            .context("create", quote(self.path.join(vm::JAIL)))
+    }
+
     /// Stores the configuration.
     pub(crate) fn write_config(&self, json: &[u8]) -> Result<()> {
         self.write(CONFIG, json)
@@ -416,7 +427,7 @@ impl StateDir {
     pub(crate) fn remove(self) -> Result<()> {
         let context = || subject(&self.path);
         // The record goes last: until then `delete` finds it and can try again.
-        for name in [SOCKET, NOTIFY, NEW_CONFIG, CONFIG, NEW_STATE, STATE] {
+        for name in [SOCKET, vm::SOCKET, NOTIFY, vm::JAIL, NEW_CONFIG, CONFIG, NEW_STATE, STATE] {
             match unlinkat(&self.dir, name, UnlinkatFlags::NoRemoveDir) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(Errno::EISDIR) => self.remove_tree(name)?,

@@ -216,6 +216,16 @@ pub(crate) fn bare_line_feeds(master: BorrowedFd<'_>) -> Result<()> {
         .context("set", "terminal modes")
 }
 
+/// Makes a terminal pass bytes on as they are, both ways: what is behind it is another terminal.
+pub(crate) fn make_transparent(terminal: BorrowedFd<'_>) -> Result<()> {
+    let mut modes =
+        termios::tcgetattr(terminal).call("tcgetattr").context("read", "terminal modes")?;
+    termios::cfmakeraw(&mut modes);
+    termios::tcsetattr(terminal, SetArg::TCSANOW, &modes)
+        .call("tcsetattr")
+        .context("set", "terminal modes")
+}
+
 /// The terminal's name in its devpts, `/dev/pts/N`.
 fn name(master: BorrowedFd<'_>) -> Result<String> {
     let number = sys::tty::number(master).context("name", "pseudo-terminal")?;

@@ -30,6 +30,8 @@ pub(crate) enum Duties {
     Files(Vec<OwnedFd>),
     /// To run hooks as well.
     Hooks,
+    /// To stand for a process of a guest: to copy streams that are open, and pass signals on.
+    StandIn,
     /// To serve the callers of many containers, and have others make and delete them: a shim, whose
     /// calls its libraries choose. So it is said what it may *not* do.
     Serve,
@@ -138,6 +140,43 @@ const CALLS: [&str; 94] = [
     "sched_yield",
 ];
 
+/// Every call of a stand-in.
+const STANDING_IN: [&str; 33] = [
+    "accept4",
+    "brk",
+    "clock_gettime",
+    "clock_nanosleep",
+    "close",
+    "exit",
+    "exit_group",
+    "fcntl",
+    "futex",
+    "getpid",
+    "getrandom",
+    "ioctl",
+    "madvise",
+    "mremap",
+    "munmap",
+    "nanosleep",
+    "poll",
+    "ppoll",
+    "read",
+    "readv",
+    "recvfrom",
+    "recvmsg",
+    "restart_syscall",
+    "rt_sigaction",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "sendmsg",
+    "sendto",
+    "setsockopt",
+    "shutdown",
+    "wait4",
+    "write",
+    "writev",
+];
+
 /// What a process needs to make containers, or to take others over, and none to serve them.
 const MAKING: [&str; 48] = [
     // Programs.
@@ -208,6 +247,7 @@ pub(crate) fn confine(duties: Duties) -> Result<()> {
     let (profile, directories) = match duties {
         Duties::Hooks => return sys::prctl::capset(kept, kept, 0).context("confine", WHAT),
         Duties::Files(directories) => (watching()?, Some(directories)),
+        Duties::StandIn => (standing_in()?, None),
         Duties::Serve => {
             // For the names of whom the kernel has killed.
             kept |= permitted & caps::SYSLOG;
@@ -238,6 +278,13 @@ pub fn confine_server() -> Result<()> {
 fn watching() -> Result<LinuxSeccomp> {
     let (allow, refuse) = (LinuxSeccompAction::ScmpActAllow, LinuxSeccompAction::ScmpActErrno);
     let rules = vec![rule(&CALLS, allow, None)?, rule(&MEMORY, allow, Some(executable(false)?))?];
+    profile(refuse, rules)
+}
+
+/// Allows what a stand-in calls.
+fn standing_in() -> Result<LinuxSeccomp> {
+    let (allow, refuse) = (LinuxSeccompAction::ScmpActAllow, LinuxSeccompAction::ScmpActErrno);
+    let rules = vec![rule(&STANDING_IN, allow, None)?, rule(&MEMORY, allow, Some(executable(false)?))?];
     profile(refuse, rules)
 }
 

@@ -54,6 +54,8 @@ pub(crate) enum FromChild {
     /// About to install a filter whose listener will be descriptor `number` of the child. The child
     /// goes on when the word at `flag` in its memory is not zero.
     Listener { number: i32, flag: u64 },
+    /// What the user should know all the same; of a guest's agent.
+    Warning(String),
     /// Everything is built; waits for `start`.
     Ready,
     /// Gave up.
@@ -275,6 +277,7 @@ impl Frame for FromChild {
             Self::Maps => to.tag(13),
             Self::Procfs => to.tag(14),
             Self::NetDevices => to.tag(15),
+            Self::Warning(text) => (to.tag(16), to.text(text)).1,
         }
     }
 
@@ -295,6 +298,7 @@ impl Frame for FromChild {
             13 => Self::Maps,
             14 => Self::Procfs,
             15 => Self::NetDevices,
+            16 => Self::Warning(from.text()?),
             _ => return None,
         })
     }

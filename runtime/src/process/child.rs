@@ -92,12 +92,12 @@ pub(crate) fn wait_for_start(channel: &Channel) {
 }
 
 /// What the child has of its creator while it builds.
-struct Outside<'a> {
-    proc: &'a Procfs,
-    cgroup: Option<&'a Cgroup>,
-    joined: Vec<Open>,
+pub(crate) struct Outside<'a> {
+    pub proc: &'a Procfs,
+    pub cgroup: Option<&'a Cgroup>,
+    pub joined: Vec<Open>,
     /// What stays open until `start`.
-    kept: Vec<BorrowedFd<'a>>,
+    pub kept: Vec<BorrowedFd<'a>>,
 }
 
 /// Everything between the clone and `Ready`, in order.
@@ -168,7 +168,7 @@ fn begin(plan: &Plan, channel: &Channel) -> Result<()> {
     Ok(())
 }
 
-fn make_session() -> Result<()> {
+pub(crate) fn make_session() -> Result<()> {
     nix::unistd::setsid().call("setsid").context("make", "a session").map(drop)
 }
 
@@ -190,7 +190,7 @@ pub(crate) fn wait_for_go(channel: &Channel) -> Result<()> {
     }
 }
 
-fn enter_cgroup(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<()> {
+pub(crate) fn enter_cgroup(plan: &Plan, cgroup: Option<&Cgroup>) -> Result<()> {
     cgroup.map_or(Ok(()), Cgroup::join)?;
     cgroup::reset_affinity()?;
     if plan.late_cgroup_namespace() {
@@ -207,7 +207,7 @@ fn get_network_devices(plan: &Plan, channel: &Channel) -> Result<()> {
 }
 
 /// Lets the creator run its hooks, then runs those of the container's namespaces.
-fn hooks_due(plan: &Plan, channel: &Channel) -> Result<()> {
+pub(crate) fn hooks_due(plan: &Plan, channel: &Channel) -> Result<()> {
     if !plan.hooks.before_pivot() {
         return Ok(());
     }
@@ -309,11 +309,16 @@ fn wait_on(channel: &Channel) -> std::result::Result<(), Failure> {
 /// Waits for a connection that says `Start`. Others only looked whether somebody waits here.
 fn accept(socket: &OwnedFd) -> std::result::Result<Channel, Failure> {
     loop {
-        let connection = Channel::from_socket(sys::fd::accept(socket.as_fd())?);
-        if wait_on(&connection).is_ok() {
-            return Ok(connection);
+        if let Some(starter) = accept_one(socket)? {
+            return Ok(starter);
         }
     }
+}
+
+/// As [`accept`], one connection: none when it only looked.
+pub(crate) fn accept_one(socket: &OwnedFd) -> std::result::Result<Option<Channel>, Failure> {
+    let connection = Channel::from_socket(sys::fd::accept(socket.as_fd())?);
+    Ok(wait_on(&connection).is_ok().then_some(connection))
 }
 
 /// The child's requests to its creator.

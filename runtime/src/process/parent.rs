@@ -20,7 +20,7 @@ use crate::mount::bind::Wanted;
 use crate::options::Parent;
 use crate::process::channel::{Channel, FromChild, FromCreator};
 use crate::procfs::Procfs;
-use crate::requests::{Agent, Creation, Entry, Limits};
+use crate::requests::{Agent, Creation, Limits};
 use crate::scheduler::Scheduling;
 use crate::sys;
 
@@ -163,7 +163,7 @@ pub(crate) struct Joining(Unready);
 impl Joining {
     /// Answers requests until the process is ready, or one that needs nothing but its start goes on
     /// from it.
-    pub(crate) fn wait(mut self, requests: &mut Entry<'_>) -> Result<Waiting> {
+    pub(crate) fn wait(mut self, requests: &mut impl Limits) -> Result<Waiting> {
         match self.0.next(requests)? {
             None => Ok(self.0.ready()),
             Some((FromChild::Reborn(pid), Some(pidfd))) => {
@@ -316,6 +316,25 @@ impl Waiting {
             return Err(error);
         }
         sent.context("let wait", WHAT)
+    }
+
+    /// Waits until the guest has the container. It is the stand-in that sees to it that this ends.
+    pub(crate) fn wait_for_guest(&self, warnings: &mut Vec<String>) -> Result<()> {
+        const WHAT: &str = "the virtual machine";
+        loop {
+            let heard = self.channel.wait_or_end(self.guard.pidfd()).context("wait for", WHAT)?;
+            let frame = if heard { self.channel.receive().context("hear from", WHAT)? } else { None };
+            match frame {
+                Some((FromChild::Warning(text), _)) => warnings.push(text),
+                Some((FromChild::Ready, _)) => return Ok(()),
+                Some((FromChild::Failed(error), _)) => return Err(error),
+                Some((other, _)) => return Err(out_of_turn(&other)),
+                None => {
+                    let reason = "the process that stands for it has ended";
+                    return Err(Error::new(ErrorKind::System, "start", WHAT, reason));
+                }
+            }
+        }
     }
 
     /// Executes the program of a process that nobody else starts (exec's).

@@ -189,6 +189,17 @@ pub(crate) fn loopback_up() -> Result<()> {
     Ok(())
 }
 
+/// Random bytes of the kernel's. getrandom(2).
+pub(crate) fn random(length: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0u8; length];
+    // SAFETY: pointer and length describe one vector.
+    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    let filled = check("getrandom", filled as libc::c_long)?;
+    // More than 256 bytes may come in part.
+    bytes.truncate(filled as usize);
+    Ok(bytes)
+}
+
 /// Sets the NIS domain name of the UTS namespace. setdomainname(2).
 pub(crate) fn setdomainname(name: &[u8]) -> Result<()> {
     // SAFETY: pointer and length describe one slice.
