@@ -35,8 +35,8 @@ pub fn fork(parent: Parent) -> Result<Forked> {
 ///
 /// # Errors
 /// Those of close_range(2).
-pub fn close_all_but(keep: BorrowedFd<'_>) -> Result<()> {
-    sys::fd::close_all_but(&[keep], 0).context("close", "the parent's files")
+pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> Result<()> {
+    sys::fd::close_all_but(keep, 0).context("close", "the parent's files")
 }
 
 /// Ends the calling process at once: no destructors, no exit functions.

@@ -17,7 +17,7 @@ use crate::cgroup::{self, Cgroup};
 use crate::checkpoint::{self, CheckpointOptions, RestoreOptions};
 use crate::create;
 use crate::damaged;
-use crate::error::{Context, Error, ErrorKind, Result, quote};
+use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::faults::Faults;
 use crate::hooks::Kind;
 use crate::host::{self, Host};
@@ -52,6 +52,26 @@ pub struct Container {
 }
 
 pub use machine::GuestProcess;
+
+/// A further process of a container that is not started yet. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Prepared<'a> {
+    waiting: Waiting,
+    spec: Cow<'a, Spec>,
+    record: &'a Record,
+}
+
+impl Prepared<'_> {
+    /// Executes the program.
+    ///
+    /// # Errors
+    /// `Exec` when it cannot be executed; the process is gone then.
+    pub fn start(self) -> Result<()> {
+        let Self { waiting, spec, record } = self;
+        let agent = Agent { spec: &spec, record, status: Status::Running };
+        waiting.start(&agent).map(drop)
+    }
+}
 
 /// How long `delete --force` waits for killed processes.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
@@ -313,8 +333,23 @@ impl Container {
     /// Runs a further process.
     ///
     /// # Errors
-    /// `WrongState` in a paused container (unless ignored), `NotRunning` in a stopped one.
+    /// `WrongState` in a paused container (unless ignored), `NotRunning` in a stopped one; `Exec` when the
+    /// program cannot be executed.
     pub fn exec(&self, options: ExecOptions, warnings: &mut Vec<String>) -> Result<Process> {
+        let (prepared, process) = self.prepare_exec(options, warnings)?;
+        prepared.start()?;
+        Ok(process)
+    }
+
+    /// Makes a further process, which waits for [`Prepared::start`].
+    ///
+    /// # Errors
+    /// As [`Container::exec`].
+    pub fn prepare_exec(
+        &self,
+        options: ExecOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Prepared<'_>, Process)> {
         match self.status()? {
             Status::Stopped => return Err(exec::not_running(&self.record.id)),
             Status::Paused if !options.ignore_paused => {
@@ -373,13 +408,13 @@ impl Container {
         self.make_known(waiting, spec, &options)
     }
 
-    /// Tells of a further process, hands its terminal over and starts it.
-    fn make_known(
-        &self,
+    /// Tells of a further process, and hands its terminal over.
+    fn make_known<'a>(
+        &'a self,
         mut waiting: Waiting,
-        spec: Cow<'_, Spec>,
+        spec: Cow<'a, Spec>,
         options: &ExecOptions,
-    ) -> Result<Process> {
+    ) -> Result<(Prepared<'a>, Process)> {
         let terminal = waiting.take_terminal();
         create::announce(
             waiting.pid(),
@@ -388,9 +423,9 @@ impl Container {
             options.pidfd_socket.as_deref(),
         )?;
         let terminal = create::hand_over(terminal, &options.console)?;
-        let agent = Agent { spec: &spec, record: &self.record, status: Status::Running };
-        let running = waiting.start(&agent)?;
-        Ok(Process { pid: running.pid, pidfd: running.pidfd, terminal })
+        let pidfd = waiting.pidfd().try_clone_to_owned().call("fcntl").context("exec", "a pidfd")?;
+        let process = Process { pid: waiting.pid(), pidfd, terminal };
+        Ok((Prepared { waiting, spec, record: &self.record }, process))
     }
 
     /// The time namespace that CRIU has put the container in, as a `CLONE_NEW*` flag.

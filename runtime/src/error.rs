@@ -11,6 +11,8 @@
 //! adds the context, once; layers above pass the error on. A child's error crosses the fork as these
 //! fields (see `process::channel`) and comes out as the same `Error`.
 
+mod wire;
+
 use std::fmt;
 use std::path::Path;
 

@@ -67,12 +67,13 @@ pub use children::{
     Forked, close_all_but, cores_shared_by, fork, keep_child_statuses, leave, reap_child,
     share_cores_with_own_group,
 };
-pub use container::{Container, GuestProcess};
+pub use container::{Container, GuestProcess, Prepared};
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
 pub use gc::{Remains, Verdict, remains};
 pub use isolation::{ANNOTATION, Isolation, MachineFiles, Wall};
-pub use messages::{peer_user, receive_message, send_message};
+pub use messages::{accept, peer_user, receive_message, send_message};
+pub use netdev::bring_loopback_up;
 pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
 pub use report::{Listing, Process, Report, Status};
 pub use rlimits::survive_file_size_limit;
@@ -84,4 +85,5 @@ pub use spec::{
 };
 pub use timestamp::{rfc3339, rfc3339_nano};
 pub use tty::{Terminal, copy_size, send_terminal, set_size};
+pub use validate::validate_id;
 pub use watcher::confine_server;

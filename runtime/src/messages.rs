@@ -18,6 +18,14 @@ pub fn peer_user(socket: RawFd) -> Result<u32, Failure> {
     sys::fd::peer_user(socket)
 }
 
+/// Accepts a connection of any family, close-on-exec.
+///
+/// # Errors
+/// Those of accept(2).
+pub fn accept(socket: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
+    sys::fd::accept(socket)
+}
+
 /// Sends `bytes`, or as many of them as a stream takes, with copies of `fds`. Returns how many bytes
 /// were sent. A peer that is gone is `EPIPE`, never a signal.
 ///

@@ -24,6 +24,7 @@ use oci_spec::runtime::Linux;
 
 use crate::error::{Context, Error, ErrorKind, Failure, Result};
 use crate::netlink::{Request, Socket, attributes, number};
+use crate::sys;
 
 /// A device to move.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,14 @@ pub(crate) struct Device {
     name: String,
     /// In the container's; with `%d` the kernel finds a number.
     target: String,
+}
+
+/// Brings the loopback interface of the calling process' network namespace up.
+///
+/// # Errors
+/// Those of the ioctl (netdevice(7)).
+pub fn bring_loopback_up() -> Result<()> {
+    sys::process::loopback_up().context("bring up", "lo")
 }
 
 /// The devices of a validated configuration, by name.

@@ -28,7 +28,6 @@ use crate::procfs::Procfs;
 use crate::rdt;
 use crate::scheduler;
 use crate::seccomp;
-use crate::sys;
 use crate::sysctl;
 use crate::uts;
 use crate::validate;
@@ -284,7 +283,7 @@ impl Plan {
         if !self.namespaces.creates(libc::CLONE_NEWNET) {
             return Ok(());
         }
-        sys::process::loopback_up().context("bring up", "lo")
+        netdev::bring_loopback_up()
     }
 
     /// The socket by which the creator gives the container its network devices, if it has any.

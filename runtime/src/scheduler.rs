@@ -146,7 +146,7 @@ pub(crate) fn affinity(process: &Process) -> Result<Affinity> {
                 for cpu in numbers(list).ok_or_else(|| Error::invalid(field(), "is not a list"))? {
                     set.set(cpu).call("CPU_SET").context("set", field())?;
                 }
-                Ok(set)
+                Ok::<_, Error>(set)
             })
             .transpose()
     };

@@ -31,7 +31,7 @@ const LONGEST_HOSTNAME: usize = 64;
 
 /// Checks a container id: letters, digits and `_+-.`, but not `.` and `..` (it becomes a file name
 /// in the state directory and part of a cgroup's).
-pub(crate) fn validate_id(id: &str) -> Result<()> {
+pub fn validate_id(id: &str) -> Result<()> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_+-.".contains(&b);
     let reason = if id.is_empty() {
         "is empty"

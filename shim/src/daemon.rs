@@ -72,7 +72,7 @@ pub fn fork(launch: &Launch, listener: OwnedFd) -> Result<Side> {
                 }
             }
             drop((read, write));
-            match runtime::close_all_but(listener.as_fd()) {
+            match runtime::close_all_but(&[listener.as_fd()]) {
                 Ok(()) => Ok(Side::Daemon(listener)),
                 Err(_) => runtime::leave(1),
             }

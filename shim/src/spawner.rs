@@ -66,7 +66,7 @@ impl Spawner {
         match runtime::fork(Parent::Caller)? {
             Forked::Child => {
                 // The listener above all: a client could connect to it when the shim is gone.
-                if runtime::close_all_but(theirs.as_fd()).is_err() {
+                if runtime::close_all_but(&[theirs.as_fd()]).is_err() {
                     runtime::leave(1)
                 }
                 let _ = nix::sys::prctl::set_name(c"shim-spawner");

@@ -66,6 +66,34 @@ impl Cgroup {
 }
 
 impl OomWatch {
+    /// What to poll, and for what: it is ready when there may have been a kill, and for a caller who does
+    /// not want to wait in [`OomWatch::run`].
+    pub fn polled(&self) -> (BorrowedFd<'_>, PollFlags) {
+        match &self.source {
+            Source::V1 { event, .. } => (event.as_fd(), PollFlags::POLLIN),
+            Source::V2 { memory, .. } => (memory.as_fd(), PollFlags::POLLPRI),
+        }
+    }
+
+    /// How many processes were killed since the last look.
+    ///
+    /// # Errors
+    /// The cgroup's files cannot be read; `ENODEV` when it is gone.
+    pub fn look(&mut self) -> Result<u64> {
+        let count = match &mut self.source {
+            Source::V1 { event, .. } => match event.read() {
+                Err(Errno::EAGAIN) => Ok(0),
+                result => result.call("read"),
+            },
+            Source::V2 { memory, before, .. } => Counts::read(memory).map(|now| {
+                let processes = now.processes.saturating_sub(before.processes);
+                *before = now;
+                processes
+            }),
+        };
+        count.context("watch memory of", quote(&self.path))
+    }
+
     /// Calls `seen` for every kill, until `until` becomes readable or the cgroup is empty or gone. A kill
     /// at that very moment is told.
     ///

@@ -6,9 +6,11 @@
 //!
 //! A figure whose file does not exist is left out; no figure is an error.
 
+mod whole;
+
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Cgroup, Group, knob};
 
@@ -17,7 +19,8 @@ fn zero(value: &u64) -> bool {
 }
 
 /// Figures of a container's cgroup, serialised as the `data` object of `events --stats`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Stats {
     /// Processor time.
     pub cpu: Cpu,
@@ -44,7 +47,8 @@ pub struct Stats {
 }
 
 /// Processor time.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Cpu {
     /// Time used.
     pub usage: CpuUsage,
@@ -56,7 +60,8 @@ pub struct Cpu {
 }
 
 /// Processor time used, in nanoseconds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CpuUsage {
     /// All of it.
     #[serde(skip_serializing_if = "zero")]
@@ -77,8 +82,8 @@ pub struct CpuUsage {
 }
 
 /// Time withheld by the quota.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Throttling {
     /// Enforcement periods.
     #[serde(skip_serializing_if = "zero")]
@@ -98,7 +103,8 @@ pub struct Throttling {
 }
 
 /// Processors and memory nodes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct CpuSet {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -117,7 +123,8 @@ pub struct CpuSet {
 }
 
 /// Memory use and limits.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Memory {
     /// Bytes of page cache.
     #[serde(skip_serializing_if = "zero")]
@@ -146,7 +153,8 @@ pub struct Memory {
 }
 
 /// One kind of memory, in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MemoryUse {
     /// The limit.
     pub limit: u64,
@@ -161,7 +169,8 @@ pub struct MemoryUse {
 }
 
 /// Number of processes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Pids {
     /// Processes and threads inside.
     #[serde(skip_serializing_if = "zero")]
@@ -172,8 +181,8 @@ pub struct Pids {
 }
 
 /// Disk transfers.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 #[allow(missing_docs)]
 pub struct BlockIo {
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -197,7 +206,8 @@ pub struct BlockIo {
 }
 
 /// Transfers of one kind with one device.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct BlockIoEntry {
     #[serde(skip_serializing_if = "zero")]
@@ -211,7 +221,8 @@ pub struct BlockIoEntry {
 }
 
 /// Huge pages of one size, in bytes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct HugePages {
     #[serde(skip_serializing_if = "zero")]
@@ -225,7 +236,7 @@ pub struct HugePages {
 }
 
 /// RDMA resources of one device: in use, and the limit.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct RdmaDevice {
     pub name: String,
@@ -234,7 +245,7 @@ pub struct RdmaDevice {
 }
 
 /// RDMA handles and objects; the largest number is unlimited.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct RdmaUse {
     pub handles: u32,
@@ -242,11 +253,13 @@ pub struct RdmaUse {
 }
 
 /// Cache and bandwidth allocation.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct IntelRdt {}
 
 /// Pressure stall information of one resource.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Pressure {
     /// Some tasks waited.
     pub some: Stall,
@@ -255,7 +268,8 @@ pub struct Pressure {
 }
 
 /// A share of time spent waiting.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[allow(missing_docs)]
 pub struct Stall {
     pub avg10: f64,
