@@ -19,6 +19,7 @@ mod features;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gc;
+mod guest_image;
 mod hooks;
 mod host;
 mod idmap;
@@ -70,6 +71,10 @@ pub use container::Container;
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
 pub use gc::{Remains, Verdict, remains};
+pub use guest_image::{
+    GuestAgent, GuestDrivers, GuestFile, GuestImage, GuestKernel, GuestManifest, KernelFormat,
+    layout as guest_layout,
+};
 pub use messages::{peer_user, receive_message, send_message};
 pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
 pub use report::{Listing, Process, Report, Status};
