@@ -19,6 +19,7 @@ mod features;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gc;
+mod guest_image;
 mod hooks;
 mod host;
 mod idmap;
@@ -71,6 +72,10 @@ pub use container::{Container, GuestProcess, Prepared};
 pub use error::{Call, Cause, Context, Error, ErrorKind, Failure, Result, quote};
 pub use features::features;
 pub use gc::{Remains, Verdict, remains};
+pub use guest_image::{
+    GuestAgent, GuestDrivers, GuestFile, GuestImage, GuestKernel, GuestManifest, KernelFormat,
+    layout as guest_layout,
+};
 pub use isolation::{ANNOTATION, Isolation, MachineFiles, Wall};
 pub use messages::{accept, peer_user, receive_message, send_message};
 pub use netdev::bring_loopback_up;

@@ -34,8 +34,22 @@ pub use messages::{
     StreamName, Streams, Token, Welcome, Word,
 };
 
+/// A literal, for [`VERSION`] and for text.
+macro_rules! version {
+    () => {
+        1
+    };
+}
+
 /// Version of the messages. Host and agent of different versions do not talk.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = version!();
+/// What the agent says of itself first, on the console; and, as it lies in the program's file, that by which
+/// `bulkhead vm setup` tells an agent from other programs, and its version: behind the [`IDENTITY_MARK`] its own
+/// version, a blank and that of the messages.
+pub const IDENTITY: &str =
+    concat!("bulkhead-agent: version ", env!("CARGO_PKG_VERSION"), " ", version!(), "\n");
+/// How every [`IDENTITY`] begins.
+pub const IDENTITY_MARK: &str = "bulkhead-agent: version ";
 /// The host's port that the agent connects to.
 pub const HELLO: u32 = 1;
 /// The agent's port.
