@@ -4,5 +4,6 @@ mod boot;
 mod disks;
 mod endings;
 mod interrupts;
+mod ports;
 mod sockets;
 mod transport;
