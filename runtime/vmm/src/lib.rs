@@ -37,6 +37,6 @@ mod testing;
 mod tests;
 
 pub use config::{Config, Disk, Port, Vsock};
-pub use ending::Ending;
+pub use ending::{Ending, end_when_told};
 pub use error::{Error, Result};
 pub use machine::Machine;

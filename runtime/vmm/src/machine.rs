@@ -134,7 +134,7 @@ impl Machine {
         }
     }
 
-    /// The last lines of the guest's console, at most `count`, without control characters.
+    /// The last lines of the guest's console, at most `count`, of printable characters and bounded length.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         self.tail.lines(count)
     }
