@@ -23,6 +23,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Sockets between host and guest.
     pub vsock: Option<Vsock>,
+    /// The guest gives free memory back to the host.
+    pub balloon: bool,
 }
 
 /// A block device: a file, or a block device of the host.

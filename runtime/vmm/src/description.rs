@@ -29,6 +29,8 @@ struct Description {
     #[serde(default)]
     disks: Vec<DiskDescription>,
     vsock: Option<VsockDescription>,
+    #[serde(default)]
+    balloon: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,6 +96,7 @@ impl Config {
             console: taken.optional("console", description.console)?,
             disks,
             vsock,
+            balloon: description.balloon,
         })
     }
 }
