@@ -122,6 +122,22 @@ mod tests {
 
     use super::*;
 
+    #[cfg(feature = "misbehave")]
+    impl Filters {
+        /// Filters that allow everything, to show that it is the others that forbid.
+        pub(crate) fn none() -> Self {
+            let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+            let filter = SeccompFilter::new(
+                BTreeMap::new(),
+                SeccompAction::Allow,
+                SeccompAction::KillProcess,
+                arch,
+            );
+            let program: BpfProgram = filter.unwrap().try_into().unwrap();
+            Self { processor: program.clone(), event_loop: program }
+        }
+    }
+
     /// What a guest would do that has taken over a thread. The calls fail by themselves, if they are allowed.
     #[allow(unsafe_code)]
     fn misbehave(call: &str) {

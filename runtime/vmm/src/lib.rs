@@ -27,6 +27,8 @@ mod filter;
 mod layout;
 mod machine;
 mod memory;
+#[cfg(feature = "misbehave")]
+mod misbehave;
 mod ports;
 mod vcpu;
 mod virtio;

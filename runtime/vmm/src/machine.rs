@@ -40,7 +40,7 @@ pub struct Machine {
     events: EventManager<Subscriber>,
     pub(crate) end: End,
     tail: Tail,
-    filters: Filters,
+    pub(crate) filters: Filters,
     // The last to go: processors and devices use both.
     _vm: VmFd,
     #[cfg_attr(not(test), expect(dead_code, reason = "it stays mapped"))]
@@ -81,6 +81,11 @@ impl Machine {
         let mut buses = Buses { ports: Bus::default(), memory: Bus::default() };
         let serial = Interrupt(interrupt(&vm, SERIAL_GSI)?);
         ports::insert(&mut buses.ports, Console::new(config.console, tail.clone())?, serial, &end);
+
+        #[cfg(feature = "misbehave")]
+        subscribe(Arc::new(Mutex::new(
+            crate::misbehave::Misbehaviour::insert(&mut buses.ports, &end).map_err(event_error)?,
+        )));
 
         let devices = devices::from(config.disks, config.vsock, config.balloon)?;
         let mut slots = Vec::new();

@@ -5,6 +5,8 @@ mod boot;
 mod disks;
 mod endings;
 mod interrupts;
+#[cfg(feature = "misbehave")]
+mod misbehave;
 mod ports;
 mod sockets;
 mod transport;
