@@ -1,7 +1,7 @@
 //! What a machine is made of.
 
 use std::fs::File;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 /// The description of a machine. Everything that it opens is here, open: the monitor needs no path.
 pub struct Config {
@@ -23,6 +23,8 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// Sockets between host and guest.
     pub vsock: Option<Vsock>,
+    /// The guest gives free memory back to the host.
+    pub balloon: bool,
 }
 
 /// A block device: a file, or a block device of the host.
@@ -39,4 +41,14 @@ pub struct Vsock {
     pub cid: u32,
     /// Who connects here and writes `CONNECT PORT\n` is connected to that port of the guest.
     pub listener: UnixListener,
+    /// What the guest may connect to, at the host's address (2). Every other port is refused.
+    pub ports: Vec<Port>,
+}
+
+/// A port of the host, which the guest can connect to once.
+pub struct Port {
+    /// 1 to 2^30 - 1.
+    pub port: u32,
+    /// A Unix stream that is connected already; the monitor joins the guest's connection to it.
+    pub stream: UnixStream,
 }

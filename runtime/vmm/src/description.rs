@@ -10,7 +10,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde::Deserialize;
 
-use crate::config::{Config, Disk, Vsock};
+use crate::config::{Config, Disk, Port, Vsock};
 use crate::error::{Error, Result};
 
 /// The whole description.
@@ -29,6 +29,8 @@ struct Description {
     #[serde(default)]
     disks: Vec<DiskDescription>,
     vsock: Option<VsockDescription>,
+    #[serde(default)]
+    balloon: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,6 +46,15 @@ struct DiskDescription {
 struct VsockDescription {
     cid: u32,
     listener: RawFd,
+    #[serde(default)]
+    ports: Vec<PortDescription>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct PortDescription {
+    port: u32,
+    stream: RawFd,
 }
 
 impl Config {
@@ -65,7 +76,13 @@ impl Config {
         let vsock = match description.vsock {
             Some(vsock) => {
                 let listener = taken.take("vsock.listener", vsock.listener)?.into();
-                Some(Vsock { cid: vsock.cid, listener })
+                let mut ports = Vec::new();
+                for (index, port) in vsock.ports.into_iter().enumerate() {
+                    let stream =
+                        taken.take(&format!("vsock.ports[{index}].stream"), port.stream)?.into();
+                    ports.push(Port { port: port.port, stream });
+                }
+                Some(Vsock { cid: vsock.cid, listener, ports })
             }
             None => None,
         };
@@ -79,6 +96,7 @@ impl Config {
             console: taken.optional("console", description.console)?,
             disks,
             vsock,
+            balloon: description.balloon,
         })
     }
 }
@@ -150,6 +168,15 @@ mod tests {
         assert_eq!(
             error(&json(number, number)),
             format!("take descriptor {number} of kernel: it is used twice")
+        );
+        let (kvm, listener) = (file(b"").into_raw_fd(), file(b"").into_raw_fd());
+        let json = format!(
+            r#"{{"kvm": {kvm}, "processors": 1, "memory": 64, "kernel": 9001, "vsock":
+            {{"cid": 3, "listener": {listener}, "ports": [{{"port": 1, "stream": {listener}}}]}}}}"#
+        );
+        assert_eq!(
+            error(&json),
+            format!("take descriptor {listener} of vsock.ports[0].stream: it is used twice")
         );
     }
 }

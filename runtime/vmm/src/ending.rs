@@ -4,9 +4,12 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction,
+};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// Why the machine does not run any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +36,29 @@ impl fmt::Display for Ending {
             Self::Failed(error) => error.fmt(f),
         }
     }
+}
+
+/// Lets SIGTERM end the process at once, with exit status 143, whatever its threads do.
+///
+/// Without this it would do nothing in a process that is the first of its pid namespace, which the monitor's is, and
+/// as little where whoever started it has blocked the signal.
+///
+/// # Errors
+///
+/// The signal's action cannot be set.
+#[allow(unsafe_code)]
+pub fn end_when_told() -> Result<()> {
+    extern "C" fn end(signal: libc::c_int) {
+        // SAFETY: it may be called in a handler, and does not return.
+        unsafe { libc::_exit(128 + signal) }
+    }
+    let error =
+        |call| move |errno: nix::Error| Error::io("prepare to be told to end", call, &errno.into());
+    let action = SigAction::new(SigHandler::Handler(end), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler touches nothing of the process.
+    unsafe { sigaction(Signal::SIGTERM, &action) }.map_err(error("sigaction"))?;
+    let signals = SigSet::from(Signal::SIGTERM);
+    pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&signals), None).map_err(error("sigprocmask"))
 }
 
 /// Where threads say that the machine ends. Clones are the same place.

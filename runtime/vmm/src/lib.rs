@@ -27,6 +27,8 @@ mod filter;
 mod layout;
 mod machine;
 mod memory;
+#[cfg(feature = "misbehave")]
+mod misbehave;
 mod ports;
 mod vcpu;
 mod virtio;
@@ -36,7 +38,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Disk, Vsock};
-pub use ending::Ending;
+pub use config::{Config, Disk, Port, Vsock};
+pub use ending::{Ending, end_when_told};
 pub use error::{Error, Result};
 pub use machine::Machine;

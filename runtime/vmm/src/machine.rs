@@ -40,7 +40,7 @@ pub struct Machine {
     events: EventManager<Subscriber>,
     pub(crate) end: End,
     tail: Tail,
-    filters: Filters,
+    pub(crate) filters: Filters,
     // The last to go: processors and devices use both.
     _vm: VmFd,
     #[cfg_attr(not(test), expect(dead_code, reason = "it stays mapped"))]
@@ -82,7 +82,12 @@ impl Machine {
         let serial = Interrupt(interrupt(&vm, SERIAL_GSI)?);
         ports::insert(&mut buses.ports, Console::new(config.console, tail.clone())?, serial, &end);
 
-        let devices = devices::from(config.disks, config.vsock)?;
+        #[cfg(feature = "misbehave")]
+        subscribe(Arc::new(Mutex::new(
+            crate::misbehave::Misbehaviour::insert(&mut buses.ports, &end).map_err(event_error)?,
+        )));
+
+        let devices = devices::from(config.disks, config.vsock, config.balloon)?;
         let mut slots = Vec::new();
         for (index, device) in devices.into_iter().enumerate() {
             let slot = slot(index)?;
@@ -134,7 +139,7 @@ impl Machine {
         }
     }
 
-    /// The last lines of the guest's console, at most `count`, without control characters.
+    /// The last lines of the guest's console, at most `count`, of printable characters and bounded length.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         self.tail.lines(count)
     }

@@ -7,8 +7,9 @@
 //! | 2 | asked for a reset |
 //! | 3 | had a kernel that panicked |
 //! | 4 | died of a triple fault |
+//! | 143 | was ended from outside, by SIGTERM |
 //!
-//! Unless it is 0, standard error has the reason in one line, and the last lines of the guest's console.
+//! Unless it is 0 or 143, standard error has the reason in one line, and the last lines of the guest's console.
 
 use std::fs::File;
 use std::io::{Read, Write, stderr};
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(Ending, Vec<String>), String> {
+    vmm::end_when_told().map_err(|error| error.to_string())?;
     let description = description()?;
     let config = Config::read(&description).map_err(|error| error.to_string())?;
     let mut machine = Machine::new(config).map_err(|error| error.to_string())?;

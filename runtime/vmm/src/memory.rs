@@ -45,6 +45,25 @@ pub(crate) fn create(mebibytes: u32) -> Result<GuestMemoryMmap> {
     GuestMemoryMmap::from_ranges_with_files(parts).map_err(|error| Error::new(operation(), error))
 }
 
+/// The size of the guest's pages, and of the host's, in bytes.
+pub(crate) const PAGE: u64 = 4096;
+
+/// Makes the whole pages between `start` and `length` bytes further a hole of the memory's file, which reads as zeros.
+/// What is not memory from end to end is left alone.
+#[allow(unsafe_code)]
+pub(crate) fn give_back(memory: &GuestMemoryMmap, start: GuestAddress, length: u64) {
+    let whole =
+        |start: u64, end: u64| Some((start.checked_next_multiple_of(PAGE)?, end & !(PAGE - 1)));
+    let range = start.0.checked_add(length).and_then(|end| whole(start.0, end));
+    let Some((first, end)) = range.filter(|(first, end)| first < end) else { return };
+    let Ok(slice) = memory.get_slice(GuestAddress(first), (end - first) as usize) else { return };
+    // SAFETY: the range lies in one mapping of guest memory, to which there are no references; the guest could
+    // write zeros there as well. A failure leaves everything as it is.
+    unsafe {
+        libc::madvise(slice.ptr_guard_mut().as_ptr().cast(), slice.len(), libc::MADV_REMOVE);
+    }
+}
+
 /// Gives the memory to the machine.
 #[allow(unsafe_code)]
 pub(crate) fn attach(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<()> {

@@ -11,7 +11,9 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 use nix::errno::Errno;
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, pthread_sigmask, sigaction,
+};
 use seccompiler::BpfProgram;
 use vm_memory::{Address, GuestMemoryMmap};
 
@@ -213,7 +215,8 @@ pub(crate) fn prepare_kicks() -> Result<()> {
     // SAFETY: the handler does nothing at all.
     unsafe { sigaction(KICK, &action) }
         .map_err(|errno| Error::io("prepare to stop processors", "sigaction", &errno.into()))?;
-    Ok(())
+    pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from(KICK)), None)
+        .map_err(|errno| Error::io("prepare to stop processors", "sigprocmask", &errno.into()))
 }
 
 const CODE: u8 = 0xb;

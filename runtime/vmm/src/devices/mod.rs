@@ -1,5 +1,6 @@
 //! What kinds of virtio device there are, one file each.
 
+pub(crate) mod balloon;
 pub(crate) mod block;
 pub(crate) mod entropy;
 pub(crate) mod vsock;
@@ -9,13 +10,20 @@ use crate::error::Result;
 use crate::virtio::Device;
 
 /// The devices of a machine, in the order of their places.
-pub(crate) fn from(disks: Vec<Disk>, vsock: Option<Vsock>) -> Result<Vec<Box<dyn Device>>> {
+pub(crate) fn from(
+    disks: Vec<Disk>,
+    vsock: Option<Vsock>,
+    balloon: bool,
+) -> Result<Vec<Box<dyn Device>>> {
     let mut devices: Vec<Box<dyn Device>> = vec![Box::new(entropy::Entropy)];
     for disk in disks {
         devices.push(Box::new(block::Block::new(disk)?));
     }
     if let Some(vsock) = vsock {
         devices.push(Box::new(vsock::Socket::new(vsock)?));
+    }
+    if balloon {
+        devices.push(Box::new(balloon::Balloon));
     }
     Ok(devices)
 }

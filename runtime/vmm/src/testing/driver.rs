@@ -62,7 +62,7 @@ fn used(queue: usize) -> u64 {
 impl Driver {
     pub(crate) fn new(device: impl Device + 'static) -> Self {
         let queues = device.queues();
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize)]).unwrap();
+        let memory = crate::memory::create((MEMORY >> 20) as u32).unwrap();
         let line = EventFd::new(EFD_NONBLOCK).unwrap();
         let transport =
             Transport::new(Box::new(device), memory.clone(), line.try_clone().unwrap()).unwrap();

@@ -145,6 +145,7 @@ pub(crate) fn config(kvm: File, kernel: &[u8]) -> Config {
         console: None,
         disks: Vec::new(),
         vsock: None,
+        balloon: false,
     }
 }
 
@@ -161,6 +162,34 @@ pub(crate) fn write(machine: &Machine, steps: &[Step]) {
     let gate = (handler & 0xffff) | 8 << 16 | 0x8e00 << 32 | (handler >> 16) << 48;
     put(IDT + VECTOR * 8, &gate.to_le_bytes());
     put(IDT_POINTER, &[&0x7ff_u16.to_le_bytes()[..], &(IDT as u32).to_le_bytes()].concat());
+}
+
+/// What a driver does until the device with these registers works, with one queue of four.
+pub(crate) fn set_up(registers: u64, queue: u32, ring: Ring) -> Vec<Step> {
+    let register = |offset, value| Step::Write(registers + offset, value);
+    vec![
+        register(0x70, 0),
+        register(0x70, 1),
+        register(0x70, 3),
+        register(0x24, 1),
+        register(0x20, 1), // VERSION_1
+        register(0x70, 11),
+        register(0x30, queue),
+        register(0x38, 4),
+        register(0x80, ring.table as u32),
+        register(0x90, ring.available as u32),
+        register(0xa0, ring.used as u32),
+        register(0x44, 1),
+        register(0x70, 15),
+    ]
+}
+
+/// Where the three parts of a queue are.
+#[derive(Clone, Copy)]
+pub(crate) struct Ring {
+    pub(crate) table: u64,
+    pub(crate) available: u64,
+    pub(crate) used: u64,
 }
 
 /// Runs the machine; one that has not ended after half a minute has failed.

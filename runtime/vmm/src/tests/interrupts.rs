@@ -6,7 +6,9 @@ use crate::ending::Ending;
 use crate::layout::{IO_APIC, LOCAL_APIC, VIRTIO, VIRTIO_GSI};
 use crate::machine::Machine;
 use crate::testing::code::other_processor;
-use crate::testing::guest::{INTERRUPTS, OFF, Step, VECTOR, config, elf, kvm, run, write};
+use crate::testing::guest::{
+    INTERRUPTS, OFF, Ring, Step, VECTOR, config, elf, kvm, run, set_up, write,
+};
 
 const TABLE: u64 = 0x30_0000;
 const AVAILABLE: u64 = 0x30_1000;
@@ -28,26 +30,6 @@ fn route(gsi: u32) -> Vec<Step> {
     steps
 }
 
-/// What a driver does until the device works, with one queue of four.
-fn set_up() -> Vec<Step> {
-    let register = |offset, value| Step::Write(VIRTIO + offset, value);
-    vec![
-        register(0x70, 0),
-        register(0x70, 1),
-        register(0x70, 3),
-        register(0x24, 1),
-        register(0x20, 1), // VERSION_1
-        register(0x70, 11),
-        register(0x30, 0),
-        register(0x38, 4),
-        register(0x80, TABLE as u32),
-        register(0x90, AVAILABLE as u32),
-        register(0xa0, USED as u32),
-        register(0x44, 1),
-        register(0x70, 15),
-    ]
-}
-
 #[test]
 fn a_guest_gets_randomness_and_an_interrupt() {
     let Some(kvm) = kvm("a_guest_gets_randomness_and_an_interrupt") else { return };
@@ -60,7 +42,8 @@ fn a_guest_gets_randomness_and_an_interrupt() {
 
     let mut steps = vec![Step::Read(VIRTIO, 0x5000), Step::Read(VIRTIO + 8, 0x5004)];
     steps.extend(route(VIRTIO_GSI));
-    steps.extend(set_up());
+    let ring = Ring { table: TABLE, available: AVAILABLE, used: USED };
+    steps.extend(set_up(VIRTIO, 0, ring));
     steps.extend([
         Step::Read(VIRTIO + 0x70, 0x5008),
         Step::Write(VIRTIO + 0x50, 0),

@@ -1,8 +1,12 @@
 //! Whole machines with small guests, on the real /dev/kvm; and devices, with drivers of every kind.
 
+mod balloon;
 mod boot;
 mod disks;
 mod endings;
 mod interrupts;
+#[cfg(feature = "misbehave")]
+mod misbehave;
+mod ports;
 mod sockets;
 mod transport;

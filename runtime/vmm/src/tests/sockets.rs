@@ -5,34 +5,36 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::config::Vsock;
+use crate::config::{Port, Vsock};
 use crate::devices::vsock::Socket;
 use crate::devices::vsock::op;
 use crate::testing::driver::{DATA, Driver, readable, writable};
 
-const CID: u64 = 3;
+pub(super) const CID: u64 = 3;
 const RECEIVE: usize = 0;
 const SEND: usize = 1;
-const HOST_PORT: u32 = (1 << 30) + 1;
+pub(super) const HOST_PORT: u32 = (1 << 30) + 1;
 
 /// A packet, as a guest sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Packet {
-    from: (u64, u32),
-    to: (u64, u32),
-    op: u16,
-    flags: u32,
-    room: u32,
-    taken: u32,
-    data: Vec<u8>,
+pub(super) struct Packet {
+    pub(super) from: (u64, u32),
+    pub(super) to: (u64, u32),
+    pub(super) kind: u16,
+    pub(super) op: u16,
+    pub(super) flags: u32,
+    pub(super) room: u32,
+    pub(super) taken: u32,
+    pub(super) data: Vec<u8>,
 }
 
 impl Packet {
     /// From the guest's port 1024 to the first connection's.
-    fn new(op: u16, data: &[u8]) -> Self {
+    pub(super) fn new(op: u16, data: &[u8]) -> Self {
         Self {
             from: (CID, 1024),
             to: (2, HOST_PORT),
+            kind: 1,
             op,
             flags: 0,
             room: 1 << 20,
@@ -48,7 +50,7 @@ impl Packet {
             &self.from.1.to_le_bytes(),
             &self.to.1.to_le_bytes(),
             &(self.data.len() as u32).to_le_bytes(),
-            &1_u16.to_le_bytes(),
+            &self.kind.to_le_bytes(),
             &self.op.to_le_bytes(),
             &self.flags.to_le_bytes(),
             &self.room.to_le_bytes(),
@@ -58,9 +60,9 @@ impl Packet {
     }
 }
 
-struct Guest {
-    driver: Driver,
-    path: PathBuf,
+pub(super) struct Guest {
+    pub(super) driver: Driver,
+    pub(super) path: PathBuf,
     /// How many buffers were given, and how many of them looked at.
     offered: u16,
     seen: u16,
@@ -74,11 +76,16 @@ impl Guest {
 
     /// A guest whose driver rings always, or only when it is asked to.
     fn with(event_index: bool) -> Self {
+        Self::with_ports(event_index, Vec::new())
+    }
+
+    /// A guest that can connect to `ports`.
+    pub(super) fn with_ports(event_index: bool, ports: Vec<Port>) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("vmm-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         let listener = UnixListener::bind(&path).unwrap();
-        let socket = Socket::new(Vsock { cid: CID as u32, listener }).unwrap();
+        let socket = Socket::new(Vsock { cid: CID as u32, listener, ports }).unwrap();
         Self {
             driver: Driver::working_with(socket, event_index),
             path,
@@ -86,6 +93,12 @@ impl Guest {
             seen: 0,
             sent: 0,
         }
+    }
+
+    /// Sets the device up once more, with nothing sent or received.
+    pub(super) fn set_up_again(&mut self) {
+        (self.offered, self.seen) = (0, 0);
+        self.driver.set_up();
     }
 
     /// Where buffer `number` is.
@@ -109,6 +122,7 @@ impl Guest {
         Some(Packet {
             from: (u64_at(0), u32_at(16)),
             to: (u64_at(8), u32_at(20)),
+            kind: u16::from_le_bytes([bytes[28], bytes[29]]),
             op: u16::from_le_bytes([bytes[30], bytes[31]]),
             flags: u32_at(32),
             room: u32_at(36),
@@ -118,7 +132,7 @@ impl Guest {
     }
 
     /// The next packet, for which it gives a buffer unless the device has one.
-    fn next(&mut self) -> Option<Packet> {
+    pub(super) fn next(&mut self) -> Option<Packet> {
         self.driver.turn();
         if self.driver.count(RECEIVE) == self.offered {
             let at = Self::place(self.offered);
@@ -129,7 +143,7 @@ impl Guest {
         self.packet()
     }
 
-    fn send(&mut self, packet: &Packet) {
+    pub(super) fn send(&mut self, packet: &Packet) {
         let at = DATA + 0x20_0000 + 0x2_0000 * (self.sent % 4);
         self.sent += 1;
         self.driver.put(at, &packet.header());
@@ -142,7 +156,7 @@ impl Guest {
     }
 
     /// A connection that both sides have accepted.
-    fn connect(&mut self) -> UnixStream {
+    pub(super) fn connect(&mut self) -> UnixStream {
         let mut stream = UnixStream::connect(&self.path).unwrap();
         stream.write_all(b"CONNECT 1024\n").unwrap();
         self.driver.wait();
@@ -166,7 +180,7 @@ impl Drop for Guest {
     }
 }
 
-fn ended(stream: &mut UnixStream) -> bool {
+pub(super) fn ended(stream: &mut UnixStream) -> bool {
     let mut rest = Vec::new();
     match stream.read_to_end(&mut rest) {
         Ok(_) => true,
@@ -222,7 +236,9 @@ fn a_guest_gets_no_more_than_it_has_room_for() {
 #[test]
 fn a_slow_reader_holds_back_the_guest_and_loses_nothing() {
     for event_index in [false, true] {
-        slow_reader(&mut Guest::with(event_index));
+        let mut guest = Guest::with(event_index);
+        let stream = guest.connect();
+        slow_reader(&mut guest, stream, HOST_PORT);
     }
 }
 
@@ -236,13 +252,14 @@ fn a_guest_without_buffers_is_asked_to_ring_when_it_has_one() {
     }
 }
 
-fn slow_reader(guest: &mut Guest) {
-    let mut stream = guest.connect();
+/// The guest writes a MiB to the host's port `port`, whose stream is read in other pieces.
+pub(super) fn slow_reader(guest: &mut Guest, mut stream: UnixStream, port: u32) {
+    let to = (2, port);
     let (mut written, mut credit, mut read) = (0_usize, 64 << 10, Vec::new());
     let chunk: Vec<u8> = (0..8192_u32).map(|n| (n % 251) as u8).collect();
     while written < 1 << 20 {
         if credit >= chunk.len() {
-            guest.send(&Packet::new(op::DATA, &chunk));
+            guest.send(&Packet { to, ..Packet::new(op::DATA, &chunk) });
             written += chunk.len();
             credit -= chunk.len();
             continue;
@@ -256,7 +273,7 @@ fn slow_reader(guest: &mut Guest) {
             credit = packet.taken as usize + (64 << 10) - written;
         }
     }
-    guest.send(&Packet { flags: 3, ..Packet::new(op::SHUTDOWN, b"") });
+    guest.send(&Packet { to, flags: 3, ..Packet::new(op::SHUTDOWN, b"") });
     stream.set_nonblocking(false).unwrap();
     let reader = std::thread::spawn(move || {
         stream.read_to_end(&mut read).unwrap();
@@ -387,8 +404,10 @@ fn addresses_that_are_no_guests_are_refused() {
         let listener = UnixListener::bind(
             std::env::temp_dir().join(format!("vmm-cid-{}-{cid}", std::process::id())),
         );
-        let error =
-            Socket::new(Vsock { cid, listener: listener.unwrap() }).err().unwrap().to_string();
+        let error = Socket::new(Vsock { cid, listener: listener.unwrap(), ports: Vec::new() })
+            .err()
+            .unwrap()
+            .to_string();
         assert_eq!(error, format!("make socket device: {cid} is no address of a guest"));
         let _ = std::fs::remove_file(
             std::env::temp_dir().join(format!("vmm-cid-{}-{cid}", std::process::id())),

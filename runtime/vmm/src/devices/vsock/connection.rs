@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Greeting --"CONNECT PORT"--> Requested --RESPONSE--> Open --both have ended--> gone
+//!                                 the guest's REQUEST --^
 //! ```
 //!
 //! Each direction ends by itself, as that of a TCP connection: the end of the stream becomes a SHUTDOWN, the guest's
@@ -16,7 +17,7 @@ use virtio_vsock::packet::VsockPacket;
 use vm_memory::{ReadVolatile, VolatileMemory, VolatileMemoryError, VolatileSlice};
 use vmm_sys_util::epoll::EventSet;
 
-use super::op;
+use super::{Ports, op};
 use crate::virtio::Watch;
 
 /// How much of the guest's data waits for a slow reader, and the largest packet, in bytes.
@@ -58,7 +59,7 @@ enum Stage {
 /// A connection.
 pub(super) struct Connection {
     stream: UnixStream,
-    host_token: u32,
+    host_port: u32,
     guest_port: Option<u32>,
     stage: Stage,
     watched: Option<EventSet>,
@@ -76,7 +77,8 @@ pub(super) struct Connection {
     /// What we will not, and what of it the guest has been told.
     ended: u32,
     ended_told: u32,
-    request_due: bool,
+    /// The REQUEST or RESPONSE that the guest has to get before anything else.
+    opening_due: Option<u16>,
     credit_due: bool,
 }
 
@@ -85,16 +87,38 @@ impl Connection {
     pub(super) fn new(
         stream: UnixStream,
         token: u32,
+        host_port: u32,
         watch: &mut Watch<'_, '_>,
     ) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
         watch.add(&stream, token, EventSet::IN)?;
-        Ok(Self {
+        let mut connection = Self::at(stream, host_port, Stage::Greeting(Vec::new()));
+        connection.watched = Some(EventSet::IN);
+        Ok(connection)
+    }
+
+    /// The guest has asked for it by `request`, and is to be answered. The stream does not block.
+    pub(super) fn accepted(
+        stream: UnixStream,
+        ports: Ports,
+        request: &VsockPacket<'_, ()>,
+    ) -> Self {
+        Self {
+            guest_port: Some(ports.guest),
+            peer_room: request.buf_alloc(),
+            peer_taken: request.fwd_cnt(),
+            opening_due: Some(op::RESPONSE),
+            ..Self::at(stream, ports.host, Stage::Open)
+        }
+    }
+
+    fn at(stream: UnixStream, host_port: u32, stage: Stage) -> Self {
+        Self {
             stream,
-            host_token: token,
+            host_port,
             guest_port: None,
-            stage: Stage::Greeting(Vec::new()),
-            watched: Some(EventSet::IN),
+            stage,
+            watched: None,
             waiting: VecDeque::new(),
             taken: 0,
             told: 0,
@@ -104,14 +128,14 @@ impl Connection {
             peer_ended: 0,
             ended: 0,
             ended_told: 0,
-            request_due: false,
+            opening_due: None,
             credit_due: false,
-        })
+        }
     }
 
-    /// The guest's port, once the host's program has named it.
-    pub(super) fn guest_port(&self) -> Option<u32> {
-        self.guest_port
+    /// Both ports, once the host's program has named the guest's.
+    pub(super) fn ports(&self) -> Option<Ports> {
+        self.guest_port.map(|guest| Ports { host: self.host_port, guest })
     }
 
     /// Waits for what can be dealt with now. A stream whose other end is closed is always ready, so one of which nothing
@@ -146,6 +170,7 @@ impl Connection {
     /// Whether the guest can be sent data.
     pub(super) fn can_send(&self) -> bool {
         matches!(self.stage, Stage::Open)
+            && self.opening_due.is_none()
             && self.ended & NO_SEND == 0
             && self.peer_ended & NO_RECEIVE == 0
             && self.credit() > 0
@@ -164,7 +189,7 @@ impl Connection {
     pub(super) fn due(&self) -> Option<Control> {
         match self.stage {
             Stage::Greeting(_) => None,
-            _ if self.request_due => Some(self.control(op::REQUEST, 0)),
+            _ if let Some(op) = self.opening_due => Some(self.control(op, 0)),
             Stage::Requested => None,
             Stage::Open if self.credit_due => Some(self.control(op::CREDIT_UPDATE, 0)),
             Stage::Open if self.ended != self.ended_told => {
@@ -177,7 +202,7 @@ impl Connection {
     /// The guest has got it.
     pub(super) fn sent(&mut self, header: Control) {
         match header.op {
-            op::REQUEST => self.request_due = false,
+            op::REQUEST | op::RESPONSE => self.opening_due = None,
             op::CREDIT_UPDATE => self.credit_due = false,
             op::SHUTDOWN => self.ended_told = header.flags,
             _ => {}
@@ -214,7 +239,7 @@ impl Connection {
         match self.stage {
             Stage::Greeting(_) => self.greet(),
             // It has hung up before the guest answered, or was asked.
-            Stage::Requested if self.request_due => After::Gone,
+            Stage::Requested if self.opening_due.is_some() => After::Gone,
             Stage::Requested => After::Reset,
             Stage::Open => self.flush(),
         }
@@ -235,7 +260,7 @@ impl Connection {
                     };
                     self.guest_port = Some(port);
                     self.stage = Stage::Requested;
-                    self.request_due = true;
+                    self.opening_due = Some(op::REQUEST);
                     return After::Stay;
                 }
                 Ok(1) => line.push(byte[0]),
@@ -254,7 +279,7 @@ impl Connection {
             (_, op::RESET) => After::Gone,
             (Stage::Requested, op::RESPONSE) => {
                 self.stage = Stage::Open;
-                let answer = format!("OK {}\n", super::FIRST_PORT + self.host_token);
+                let answer = format!("OK {}\n", self.host_port);
                 // A new stream has room for a line.
                 match self.stream.write_all(answer.as_bytes()) {
                     Ok(()) => After::Stay,

@@ -1,8 +1,9 @@
 //! Sockets between host and guest (Virtual I/O Device 1.2, section 5.10), without the host's vsock.
 //!
 //! A program of the host connects to a Unix socket, writes `CONNECT PORT\n`, reads `OK NUMBER\n`, and is then
-//! connected to that port of the guest: the convention of Firecracker and Cloud Hypervisor. The guest cannot open
-//! connections: what would it reach but more of the host?
+//! connected to that port of the guest: the convention of Firecracker and Cloud Hypervisor. The guest can connect to
+//! those ports of the host alone that the description names, and once to each: the other end of such a connection is
+//! there before the guest is, so a guest reaches nothing of the host that nobody has given it.
 //!
 //! A guest may send any packet. A packet belongs to a connection by its two ports, or is answered by a reset. What
 //! one connection holds for a slow reader is bounded by the credit it gave, and so are connections and resets.
@@ -10,7 +11,7 @@
 mod connection;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use virtio_vsock::packet::VsockPacket;
 use vm_memory::GuestMemoryMmap;
@@ -28,11 +29,13 @@ const HOST: u64 = 2;
 const STREAM: u16 = 1;
 const HEADER: u32 = 44;
 
-/// Connections at a time, and resets that wait for the guest to take them.
+/// Connections at a time, whoever opened them, and resets that wait for the guest to take them.
 const CONNECTIONS: usize = 256;
 /// Packets of one connection before it is another's turn.
 const TURN: usize = 16;
-/// The first of the host's port numbers; those below are a service's.
+/// Ports that the guest can connect to.
+const PORTS: usize = 16;
+/// The host's port of connections that it opens, with their token; those below are for the guest to connect to.
 const FIRST_PORT: u32 = 1 << 30;
 
 const LISTENER: u32 = 0;
@@ -55,12 +58,20 @@ struct Ports {
     guest: u32,
 }
 
+/// A port that the guest can connect to.
+enum Port {
+    Waiting(UnixStream),
+    /// The connection has this token, while it lasts.
+    Joined(u32),
+}
+
 /// The socket device.
 pub(crate) struct Socket {
     cid: u64,
     configuration: [u8; 8],
     listener: UnixListener,
-    /// By token, which with `FIRST_PORT` is the host's port.
+    ports: BTreeMap<u32, Port>,
+    /// By token.
     connections: BTreeMap<u32, Connection>,
     next: u32,
     resets: VecDeque<Ports>,
@@ -86,6 +97,7 @@ impl Socket {
             cid,
             configuration: cid.to_le_bytes(),
             listener: vsock.listener,
+            ports: ports(vsock.ports)?,
             connections: BTreeMap::new(),
             next: LISTENER + 1,
             resets: VecDeque::new(),
@@ -95,14 +107,44 @@ impl Socket {
 
     fn accept(&mut self, watch: &mut Watch<'_, '_>) {
         // Who is not accepted waits in the socket's queue, and is looked at again when one ends.
-        while self.connections.len() < CONNECTIONS {
+        while self.connections.len() + self.waiting() < CONNECTIONS {
             let Ok((stream, _)) = self.listener.accept() else { return };
             let token = self.free_token();
-            if let Ok(connection) = Connection::new(stream, token, watch) {
+            if let Ok(connection) = Connection::new(stream, token, FIRST_PORT + token, watch) {
                 self.connections.insert(token, connection);
             }
         }
         watch.modify(&self.listener, LISTENER, EventSet::empty());
+    }
+
+    /// Ports that the guest has not connected to yet. Each has a place among the connections from the beginning.
+    fn waiting(&self) -> usize {
+        self.ports.values().filter(|port| matches!(port, Port::Waiting(_))).count()
+    }
+
+    /// The guest asks for a connection; false if the port is none that it can have.
+    fn join(&mut self, ports: Ports, request: &VsockPacket<'_, ()>) -> bool {
+        if !matches!(self.ports.get(&ports.host), Some(Port::Waiting(_))) {
+            return false;
+        }
+        let token = self.free_token();
+        let Some(Port::Waiting(stream)) = self.ports.insert(ports.host, Port::Joined(token)) else {
+            return false;
+        };
+        self.connections.insert(token, Connection::accepted(stream, ports, request));
+        true
+    }
+
+    /// The token of the connection that has these ports.
+    fn token(&self, ports: Ports) -> Option<u32> {
+        let token = match ports.host.checked_sub(FIRST_PORT) {
+            Some(token) => token,
+            None => match self.ports.get(&ports.host)? {
+                Port::Joined(token) => *token,
+                Port::Waiting(_) => return None,
+            },
+        };
+        (self.connections.get(&token)?.ports() == Some(ports)).then_some(token)
     }
 
     /// A token in use by nobody; at most `CONNECTIONS` are.
@@ -122,11 +164,12 @@ impl Socket {
         if (packet.src_cid(), packet.dst_cid()) != (self.cid, HOST) {
             return;
         }
-        let token = ports.host.wrapping_sub(FIRST_PORT);
-        let known =
-            self.connections.get_mut(&token).filter(|c| c.guest_port() == Some(ports.guest));
-        let Some(connection) = known.filter(|_| packet.type_() == STREAM) else {
-            if packet.op() != op::RESET {
+        let known = self.token(ports).filter(|_| packet.type_() == STREAM);
+        let Some((token, connection)) =
+            known.and_then(|token| Some((token, self.connections.get_mut(&token)?)))
+        else {
+            let asks = (packet.type_(), packet.op()) == (STREAM, op::REQUEST);
+            if !(asks && self.join(ports, packet)) && packet.op() != op::RESET {
                 self.reset(ports);
             }
             return;
@@ -142,8 +185,8 @@ impl Socket {
         }
         let Some(mut connection) = self.connections.remove(&token) else { return };
         connection.forget(watch);
-        if let (After::Reset, Some(guest)) = (after, connection.guest_port()) {
-            self.reset(Ports { host: FIRST_PORT + token, guest });
+        if let (After::Reset, Some(ports)) = (after, connection.ports()) {
+            self.reset(ports);
         }
         watch.modify(&self.listener, LISTENER, EventSet::IN);
     }
@@ -170,8 +213,8 @@ impl Socket {
         let tokens: Vec<u32> = self.connections.keys().copied().collect();
         for token in tokens {
             while let Some(connection) = self.connections.get(&token)
-                && let (Some(header), Some(guest)) = (connection.due(), connection.guest_port())
-                && self.control(rings, Ports { host: FIRST_PORT + token, guest }, header)?
+                && let (Some(header), Some(ports)) = (connection.due(), connection.ports())
+                && self.control(rings, ports, header)?
             {
                 if let Some(connection) = self.connections.get_mut(&token) {
                     connection.sent(header);
@@ -206,13 +249,12 @@ impl Socket {
     fn forward(&mut self, token: u32, rings: &mut Rings) -> std::result::Result<After, Broken> {
         for _ in 0..TURN {
             let Some(connection) = self.connections.get_mut(&token) else { return Ok(After::Stay) };
-            let (cid, Some(guest)) = (self.cid, connection.guest_port()) else {
+            let (cid, Some(ports)) = (self.cid, connection.ports()) else {
                 return Ok(After::Stay);
             };
             if self.full || !connection.can_send() {
                 return Ok(After::Stay);
             }
-            let ports = Ports { host: FIRST_PORT + token, guest };
             let header = connection.data_header();
             let mut after = After::Stay;
             let filled = rings.fill(RECEIVE, |memory, mut chain| {
@@ -239,6 +281,31 @@ impl Socket {
         }
         Ok(After::Stay)
     }
+}
+
+/// The ports that a description names, each with a stream that does not block.
+fn ports(given: Vec<crate::config::Port>) -> Result<BTreeMap<u32, Port>> {
+    let mut ports = BTreeMap::new();
+    for crate::config::Port { port, stream } in given {
+        let error = |cause: &str| Error::new(format!("offer port {port} to the guest"), cause);
+        let io = |call| {
+            move |cause: std::io::Error| {
+                Error::io(format!("offer port {port} to the guest"), call, &cause)
+            }
+        };
+        if !(1..FIRST_PORT).contains(&port) {
+            return Err(error("it is none of 1 to 1073741823"));
+        }
+        stream.peer_addr().map_err(io("getpeername"))?;
+        stream.set_nonblocking(true).map_err(io("ioctl"))?;
+        if ports.insert(port, Port::Waiting(stream)).is_some() {
+            return Err(error("it is offered twice"));
+        }
+        if ports.len() > PORTS {
+            return Err(error("a guest gets at most 16"));
+        }
+    }
+    Ok(ports)
 }
 
 /// A packet to the guest in `chain`; none if the chain does not fit one.
