@@ -36,7 +36,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Disk, Vsock};
+pub use config::{Config, Disk, Share, Vsock};
 pub use ending::Ending;
 pub use error::{Error, Result};
 pub use machine::Machine;

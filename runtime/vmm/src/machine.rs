@@ -82,7 +82,7 @@ impl Machine {
         let serial = Interrupt(interrupt(&vm, SERIAL_GSI)?);
         ports::insert(&mut buses.ports, Console::new(config.console, tail.clone())?, serial, &end);
 
-        let devices = devices::from(config.disks, config.vsock)?;
+        let devices = devices::from(config.disks, config.shares, config.vsock, &end)?;
         let mut slots = Vec::new();
         for (index, device) in devices.into_iter().enumerate() {
             let slot = slot(index)?;

@@ -4,5 +4,6 @@ mod boot;
 mod disks;
 mod endings;
 mod interrupts;
+mod shares;
 mod sockets;
 mod transport;
