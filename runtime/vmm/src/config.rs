@@ -1,6 +1,7 @@
 //! What a machine is made of.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 /// The description of a machine. Everything that it opens is here, open: the monitor needs no path.
@@ -21,6 +22,8 @@ pub struct Config {
     pub console: Option<File>,
     /// Block devices, in the order in which the guest names them.
     pub disks: Vec<Disk>,
+    /// File systems of the host.
+    pub shares: Vec<Share>,
     /// Sockets between host and guest.
     pub vsock: Option<Vsock>,
     /// The guest gives free memory back to the host.
@@ -33,6 +36,14 @@ pub struct Disk {
     pub file: File,
     /// The guest cannot write; the device refuses it, whatever the guest's driver thinks.
     pub read_only: bool,
+}
+
+/// A file system that another process serves.
+pub struct Share {
+    /// The name by which the guest mounts it, 1 to 36 bytes without NUL.
+    pub tag: String,
+    /// A `SOCK_SEQPACKET` socket: a packet is a FUSE message.
+    pub server: OwnedFd,
 }
 
 /// The socket device.

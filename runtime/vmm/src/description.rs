@@ -10,7 +10,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde::Deserialize;
 
-use crate::config::{Config, Disk, Port, Vsock};
+use crate::config::{Config, Disk, Port, Share, Vsock};
 use crate::error::{Error, Result};
 
 /// The whole description.
@@ -28,6 +28,8 @@ struct Description {
     console: Option<RawFd>,
     #[serde(default)]
     disks: Vec<DiskDescription>,
+    #[serde(default)]
+    shares: Vec<ShareDescription>,
     vsock: Option<VsockDescription>,
     #[serde(default)]
     balloon: bool,
@@ -39,6 +41,13 @@ struct DiskDescription {
     file: RawFd,
     #[serde(default)]
     read_only: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ShareDescription {
+    tag: String,
+    server: RawFd,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +82,11 @@ impl Config {
             let file = taken.file(&format!("disks[{index}].file"), disk.file)?;
             disks.push(Disk { file, read_only: disk.read_only });
         }
+        let mut shares = Vec::new();
+        for (index, share) in description.shares.into_iter().enumerate() {
+            let server = taken.take(&format!("shares[{index}].server"), share.server)?;
+            shares.push(Share { tag: share.tag, server });
+        }
         let vsock = match description.vsock {
             Some(vsock) => {
                 let listener = taken.take("vsock.listener", vsock.listener)?.into();
@@ -95,6 +109,7 @@ impl Config {
             command_line: description.command_line,
             console: taken.optional("console", description.console)?,
             disks,
+            shares,
             vsock,
             balloon: description.balloon,
         })

@@ -38,7 +38,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, Disk, Port, Vsock};
+pub use config::{Config, Disk, Port, Share, Vsock};
 pub use ending::{Ending, end_when_told};
 pub use error::{Error, Result};
 pub use machine::Machine;

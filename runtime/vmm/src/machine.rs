@@ -87,7 +87,8 @@ impl Machine {
             crate::misbehave::Misbehaviour::insert(&mut buses.ports, &end).map_err(event_error)?,
         )));
 
-        let devices = devices::from(config.disks, config.vsock, config.balloon)?;
+        let devices =
+            devices::from(config.disks, config.shares, config.vsock, config.balloon, &end)?;
         let mut slots = Vec::new();
         for (index, device) in devices.into_iter().enumerate() {
             let slot = slot(index)?;

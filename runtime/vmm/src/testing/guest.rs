@@ -144,6 +144,7 @@ pub(crate) fn config(kvm: File, kernel: &[u8]) -> Config {
         command_line: String::new(),
         console: None,
         disks: Vec::new(),
+        shares: Vec::new(),
         vsock: None,
         balloon: false,
     }

@@ -8,5 +8,6 @@ mod interrupts;
 #[cfg(feature = "misbehave")]
 mod misbehave;
 mod ports;
+mod shares;
 mod sockets;
 mod transport;

@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use event_manager::{EventOps, Events};
 use vmm_sys_util::epoll::EventSet;
 
-pub(crate) use self::rings::{Chain, Filled, Rings};
+pub(crate) use self::rings::{Chain, Fate, Filled, Rings};
 pub(crate) use self::transport::{Loop, NOTIFY, Transport};
 
 /// Entries of each queue, at most.

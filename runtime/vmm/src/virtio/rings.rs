@@ -73,6 +73,44 @@ impl Rings {
         }
     }
 
+    /// Shows `work` each available chain of `queue`, of which it may keep some for later, or none more. After `TURN`
+    /// of them it is the turn of others, and the bell rings once more.
+    pub(crate) fn take(
+        &mut self,
+        queue: usize,
+        mut work: impl FnMut(&GuestMemoryMmap, Chain<'_>) -> Fate,
+    ) -> Result<(), Broken> {
+        for _ in 0..TURN {
+            let Some(chain) = Self::pop(&mut self.queues[queue], &self.memory)? else {
+                return self.finish(queue);
+            };
+            let head = chain.head_index();
+            match work(&self.memory, chain) {
+                Fate::Used(written) => {
+                    self.queues[queue].add_used(&self.memory, head, written)?;
+                }
+                Fate::Kept => {}
+                Fate::Later => {
+                    self.queues[queue].go_to_previous_position();
+                    return self.notify(queue);
+                }
+            }
+        }
+        let _ = self.bells[queue].write(1);
+        self.notify(queue)
+    }
+
+    /// Gives a kept chain back, in which `written` bytes were written.
+    pub(crate) fn give_back(
+        &mut self,
+        queue: usize,
+        head: u16,
+        written: u32,
+    ) -> Result<(), Broken> {
+        self.queues[queue].add_used(&self.memory, head, written)?;
+        self.notify(queue)
+    }
+
     /// As `pop`; without a chain the next one will ring the bell, which with `EVENT_IDX` has to be asked for.
     fn pop_or_wait<'a>(
         queue: &mut Queue,
@@ -119,6 +157,17 @@ pub(crate) enum Filled {
     None,
     /// The driver has made none available.
     Full,
+}
+
+/// What becomes of a chain that [`Rings::take`] has shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It goes back, with so many bytes written.
+    Used(u32),
+    /// It goes back by [`Rings::give_back`].
+    Kept,
+    /// It and those behind it stay available, and no bell tells of them: the device looks by itself.
+    Later,
 }
 
 /// The interrupt line, and what it is raised for.
