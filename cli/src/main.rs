@@ -11,6 +11,7 @@ mod duration;
 mod environment;
 mod foreground;
 mod hints;
+mod isolation;
 mod log;
 mod notify;
 mod output;

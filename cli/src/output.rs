@@ -49,6 +49,15 @@ fn escaped(json: &str) -> String {
     text
 }
 
+/// Text of somebody else's with control characters escaped, which a terminal would obey.
+pub fn printable(text: &str) -> String {
+    let escape = |c: char| match c.is_control() {
+        true => c.escape_default().to_string(),
+        false => c.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

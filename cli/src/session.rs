@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use runtime::{Call, Container, Context, Rootless, Then, quote};
+use runtime::{Call, Container, Context, Rootless, Then, Wall, quote};
 
 use crate::environment::Environment;
+use crate::isolation;
 use crate::log::{Level, Log};
 use crate::program::Failure;
 
@@ -38,6 +39,12 @@ pub struct Global {
     /// Tolerate missing cgroup permissions: true, false or auto
     #[arg(long, value_name = "mode")]
     rootless: Option<String>,
+    /// The wall around new containers: namespaces or vm [default: what the configuration asks for, or namespaces]
+    #[arg(long, value_name = "wall")]
+    isolation: Option<String>,
+    /// Directory of the virtual machines' image, made by `vm setup` [default: /var/lib/bulkhead/vm]
+    #[arg(long, value_name = "dir")]
+    vm_image: Option<PathBuf>,
     /// The program criu, for checkpoint and restore [default: the one in $PATH]
     #[arg(long, value_name = "path")]
     criu: Option<PathBuf>,
@@ -59,6 +66,10 @@ pub struct Session {
     pub no_cgroup: bool,
     /// `--rootless`.
     pub rootless: Rootless,
+    /// `--isolation`.
+    pub wall: Option<Wall>,
+    /// `--vm-image`, absolute.
+    pub image: PathBuf,
     /// `--criu`.
     pub criu: Option<PathBuf>,
     /// `--log`, `--log-format`, `--debug`.
@@ -77,8 +88,10 @@ impl Global {
     pub fn session(self, log: Log, environment: &Environment) -> Result<Session, (Failure, Log)> {
         let manager = self.cgroup_manager.as_deref();
         match self.resolve(environment) {
-            Ok((root, rootless)) => Ok(Session {
+            Ok((root, rootless, wall, image)) => Ok(Session {
                 root,
+                wall,
+                image,
                 explicit_root: self.root.is_some(),
                 systemd_cgroup: self.systemd_cgroup || manager == Some("systemd"),
                 no_cgroup: manager == Some("disabled"),
@@ -91,7 +104,10 @@ impl Global {
         }
     }
 
-    fn resolve(&self, environment: &Environment) -> Result<(PathBuf, Rootless), Failure> {
+    fn resolve(
+        &self,
+        environment: &Environment,
+    ) -> Result<(PathBuf, Rootless, Option<Wall>, PathBuf), Failure> {
         let rootless = match self.rootless.as_deref() {
             None | Some("auto") => Rootless::Auto,
             Some("true" | "1") => Rootless::Yes,
@@ -109,7 +125,9 @@ impl Global {
             }
             _ => {}
         }
-        Ok((self.root(environment)?, rootless))
+        let wall = isolation::wall(self.isolation.as_deref())?;
+        let image = self.vm_image.as_deref().unwrap_or(Path::new(isolation::IMAGE));
+        Ok((self.root(environment)?, rootless, wall, absolute(image)?))
     }
 
     fn root(&self, environment: &Environment) -> Result<PathBuf, Failure> {
@@ -159,6 +177,7 @@ impl Session {
             root,
             explicit_root: true,
             criu: None,
+            image: self.image.clone(),
             log: self.log.clone(),
             warnings: Level::Debug,
             ..*self
@@ -210,6 +229,8 @@ mod tests {
             systemd_cgroup: false,
             cgroup_manager: None,
             rootless: rootless.map(str::to_owned),
+            isolation: None,
+            vm_image: None,
             criu: None,
             version: false,
         }

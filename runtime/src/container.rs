@@ -423,7 +423,8 @@ impl Container {
             options.pidfd_socket.as_deref(),
         )?;
         let terminal = create::hand_over(terminal, &options.console)?;
-        let pidfd = waiting.pidfd().try_clone_to_owned().call("fcntl").context("exec", "a pidfd")?;
+        let pidfd =
+            waiting.pidfd().try_clone_to_owned().call("fcntl").context("exec", "a pidfd")?;
         let process = Process { pid: waiting.pid(), pidfd, terminal };
         Ok((Prepared { waiting, spec, record: &self.record }, process))
     }

@@ -282,8 +282,7 @@ fn fork(
             dir.forget_lock();
             let waits = socket.map_or(Waits::Channel, Waits::Socket);
             let proc = &host.proc;
-            let inherited =
-                Inherited { plan, channel: theirs, proc, cgroup, joined, waits, proof };
+            let inherited = Inherited { plan, channel: theirs, proc, cgroup, joined, waits, proof };
             match machine {
                 None => child::run(inherited),
                 Some(machine) => vm::inside::run(inherited, machine),

@@ -82,7 +82,7 @@ pub use netdev::bring_loopback_up;
 pub use options::{Console, CreateOptions, ExecOptions, Parent, Rootless, Start, Then};
 pub use report::{Listing, Process, Report, Status};
 pub use rlimits::survive_file_size_limit;
-pub use seal::protect_own_binary;
+pub use seal::{own_program, protect_own_binary};
 pub use service_manager::{ServiceManager, Socket};
 pub use spec::{
     Config, VmHardware, VmIoMemory, load_config, load_process, load_resources, parse_config,

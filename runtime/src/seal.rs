@@ -17,7 +17,8 @@
 use std::ffi::CString;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, FcntlArg, OFlag, SealFlag, fcntl};
@@ -32,7 +33,8 @@ use crate::sys::mount::Depth;
 
 const EXE: &str = "/proc/self/exe";
 
-/// Set for the second execution, so that a host on which neither way protects cannot make a loop.
+/// Set for the second execution, so that a host on which neither way protects cannot make a loop. Its value is the
+/// path of the file that was executed first.
 const MARK: &str = "_BULKHEAD_SEALED";
 
 /// Returns once the running program cannot be written through `/proc/PID/exe`; for that it may
@@ -61,6 +63,14 @@ pub fn protect_own_binary() -> Result<()> {
         Err(failure) => return Err(Error::system("protect", EXE, failure)),
     };
     Err(Error::system("protect", EXE, execute(copy.as_fd())))
+}
+
+/// The path of the file that this program was executed from, before it was protected.
+pub fn own_program() -> Option<PathBuf> {
+    match std::env::var_os(MARK) {
+        Some(path) => Some(path.into()),
+        None => std::fs::read_link(EXE).ok(),
+    }
 }
 
 fn is_protected() -> sys::Result<bool> {
@@ -116,6 +126,7 @@ fn execute(copy: BorrowedFd<'_>) -> Failure {
     let mut env: Vec<_> = std::env::vars_os()
         .map(|(name, value)| c_string([name.into_vec(), b"=".to_vec(), value.into_vec()].concat()))
         .collect();
-    env.push(c_string(format!("{MARK}=1").into_bytes()));
+    let own = std::fs::read_link(EXE).unwrap_or_default().into_os_string();
+    env.push(c_string([MARK.as_bytes(), b"=", own.as_bytes()].concat()));
     sys::process::execveat(copy, &args, &env)
 }

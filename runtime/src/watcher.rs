@@ -284,7 +284,8 @@ fn watching() -> Result<LinuxSeccomp> {
 /// Allows what a stand-in calls.
 fn standing_in() -> Result<LinuxSeccomp> {
     let (allow, refuse) = (LinuxSeccompAction::ScmpActAllow, LinuxSeccompAction::ScmpActErrno);
-    let rules = vec![rule(&STANDING_IN, allow, None)?, rule(&MEMORY, allow, Some(executable(false)?))?];
+    let rules =
+        vec![rule(&STANDING_IN, allow, None)?, rule(&MEMORY, allow, Some(executable(false)?))?];
     profile(refuse, rules)
 }
 

@@ -12,6 +12,7 @@ use runtime::{
 
 use crate::environment::Environment;
 use crate::foreground::{Foreground, check_terminal};
+use crate::isolation;
 use crate::notify::Proxy;
 use crate::program::Failure;
 use crate::rootless;
@@ -38,6 +39,9 @@ pub struct NewContainer {
     /// Keep the caller's session keyring
     #[arg(long)]
     no_new_keyring: bool,
+    /// The wall around the container: namespaces or vm [default: what the configuration asks for, or namespaces]
+    #[arg(long, value_name = "wall")]
+    isolation: Option<String>,
     /// Pass this many descriptors on, beside standard streams and those of $LISTEN_FDS
     #[arg(long, value_name = "n", default_value_t = 0, hide_default_value = true)]
     preserve_fds: u32,
@@ -58,6 +62,7 @@ impl NewContainer {
             pid_file,
             no_pivot,
             no_new_keyring: false,
+            isolation: None,
             preserve_fds: 0,
         }
     }
@@ -81,6 +86,8 @@ impl NewContainer {
         check_terminal(detach, terminal, self.console_socket.is_some())?;
         let path = |path: Option<PathBuf>| path.map(|p| absolute(&p)).transpose();
         let environment = Environment::read();
+        let asked = isolation::wall(self.isolation.as_deref())?.or(session.wall);
+        let isolation = isolation::choose(asked, &session.image, &config)?;
         Ok(CreateOptions {
             config,
             bundle,
@@ -98,6 +105,7 @@ impl NewContainer {
             rootless: session.rootless,
             start,
             parent: Parent::Caller,
+            isolation,
         })
     }
 }

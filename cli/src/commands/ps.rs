@@ -2,6 +2,7 @@ use std::ffi::OsString;
 use std::process::Command;
 
 use clap::Args;
+use runtime::GuestProcess;
 
 use crate::argv::Order;
 use crate::output;
@@ -28,10 +29,14 @@ impl super::Command for Ps {
     const ORDER: Order = Order::FlagsFirst;
 
     fn run(self, session: &Session) -> Result<u8, Failure> {
-        let pids = session.container(&self.id)?.processes()?;
-        let text = match self.format.as_str() {
-            "json" => output::json(&pids)? + "\n",
-            "table" => filter(&listing(&self.options)?, &pids)?,
+        let container = session.container(&self.id)?;
+        let text = match (self.format.as_str(), container.guest_processes()?) {
+            ("json", None) => output::json(&container.processes()?)? + "\n",
+            ("json", Some(guests)) => {
+                output::json(&guests.iter().map(|row| row.pid).collect::<Vec<_>>())? + "\n"
+            }
+            ("table", None) => filter(&listing(&self.options)?, &container.processes()?)?,
+            ("table", Some(guests)) => guest_listing(&guests, &self.options)?,
             _ => return Err(Failure::message("invalid format option")),
         };
         output::write(&text)?;
@@ -54,6 +59,29 @@ fn listing(options: &[OsString]) -> Result<String, Failure> {
         return Err(Failure::message(format!("run ps: {}: {}", ran.status, complaint.trim_end())));
     }
     Ok(String::from_utf8_lossy(&ran.stdout).into_owned())
+}
+
+/// Processes of a guest, which ps(1) cannot see: as `ps -ef` shows them.
+fn guest_listing(guests: &[GuestProcess], options: &[OsString]) -> Result<String, Failure> {
+    if !options.is_empty() && options != ["-ef"] {
+        let options: Vec<_> = options.iter().map(|option| option.to_string_lossy()).collect();
+        let reason = "ps runs on the host and cannot see the processes of a virtual machine";
+        return Err(Failure::message(format!("ps options {:?}: {reason}", options.join(" "))));
+    }
+    let mut text = format!("{:<8} {:>7} {:>7}  C STIME TTY          TIME CMD\n", "UID", "PID", "PPID");
+    for row in guests {
+        let (hours, minutes, seconds) = (row.time / 3600, row.time / 60 % 60, row.time % 60);
+        let (hour, minute) = (row.started / 3600 % 24, row.started / 60 % 60);
+        text.push_str(&format!(
+            "{:<8} {:>7} {:>7}  0 {hour:02}:{minute:02} {:<8} {hours:02}:{minutes:02}:{seconds:02} {}\n",
+            row.user,
+            row.pid,
+            row.parent,
+            output::printable(&row.terminal),
+            output::printable(&row.command),
+        ));
+    }
+    Ok(text)
 }
 
 /// The heading and the lines whose `PID` is one of `pids`.

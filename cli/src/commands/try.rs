@@ -30,6 +30,7 @@ use serde_json::{Value, json};
 use super::container::{self, Life};
 use crate::argv::Order;
 use crate::default_seccomp::default_seccomp;
+use crate::isolation;
 use crate::program::Failure;
 use crate::session::Session;
 
@@ -66,6 +67,9 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
     can change only what\nbelongs to this user, and what is directly in a directory of /."
 )]
 pub struct Try {
+    /// The wall around it: namespaces or vm
+    #[arg(long, value_name = "wall")]
+    isolation: Option<String>,
     /// The program and its arguments [default: $SHELL]
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -90,8 +94,11 @@ impl Try {
         mount_at("tmpfs", base, MsFlags::MS_NOSUID | MsFlags::MS_NODEV, "mode=755")?;
         let layers = Layers { base, ordinary };
         let bound = layers.build()?;
+        let asked = isolation::wall(self.isolation.as_deref())?.or(session.wall);
         let config = Config::from(self.spec(&layers.root(), &bound)?);
+        let isolation = isolation::choose(asked, &session.image, &config)?;
         let options = CreateOptions {
+            isolation,
             no_cgroup: session.no_cgroup,
             rootless: if ordinary { Rootless::Yes } else { session.rootless },
             ..CreateOptions::new(config, base.to_owned(), Start::Here)

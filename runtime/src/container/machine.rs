@@ -28,9 +28,14 @@ impl Container {
         if options.process.terminal().unwrap_or(false) && options.console == Console::Nobody {
             return Err(create::no_console());
         }
-        let refused = |what: &str, reason: &str| Err(Error::unsupported("exec in a virtual machine", what, reason));
+        let refused = |what: &str, reason: &str| {
+            Err(Error::unsupported("exec in a virtual machine", what, reason))
+        };
         if options.preserve_fds > 0 {
-            return refused("--preserve-fds", "a descriptor of the host means nothing to the guest's kernel");
+            return refused(
+                "--preserve-fds",
+                "a descriptor of the host means nothing to the guest's kernel",
+            );
         }
         if !options.cgroups.is_empty() {
             return refused("--cgroup", "the container's cgroups are the guest's");
@@ -39,7 +44,8 @@ impl Container {
             return Err(self.paused("exec in"));
         }
         let chance = Host::read()?.chance;
-        let terminal = options.process.terminal().unwrap_or(false).then(|| terminal_size(&options.process));
+        let terminal =
+            options.process.terminal().unwrap_or(false).then(|| terminal_size(&options.process));
         let made = exec::create(&self.dir, &self.record.id, &options.process, chance, warnings)?;
         let mut cgroup = self.cgroup()?;
         cgroup.prepare_join()?;
@@ -114,6 +120,9 @@ pub(super) fn refuse(record: &Record, operation: &str, reason: &str) -> Result<(
 fn terminal_size(process: &ProcessSpec) -> crate::process::program::TerminalSize {
     let cell = |n: u64| u16::try_from(n).unwrap_or(u16::MAX);
     process.console_size().as_ref().map_or_else(Default::default, |size| {
-        crate::process::program::TerminalSize { rows: cell(size.height()), columns: cell(size.width()) }
+        crate::process::program::TerminalSize {
+            rows: cell(size.height()),
+            columns: cell(size.width()),
+        }
     })
 }

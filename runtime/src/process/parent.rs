@@ -323,7 +323,8 @@ impl Waiting {
         const WHAT: &str = "the virtual machine";
         loop {
             let heard = self.channel.wait_or_end(self.guard.pidfd()).context("wait for", WHAT)?;
-            let frame = if heard { self.channel.receive().context("hear from", WHAT)? } else { None };
+            let frame =
+                if heard { self.channel.receive().context("hear from", WHAT)? } else { None };
             match frame {
                 Some((FromChild::Warning(text), _)) => warnings.push(text),
                 Some((FromChild::Ready, _)) => return Ok(()),

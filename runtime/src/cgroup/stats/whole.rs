@@ -30,7 +30,11 @@ impl Stats {
             burst_time: self.cpu.throttling.burst_time,
             swap_only: self.memory.swap_only.clone(),
             events: self.memory.events.clone(),
-            huge_limits: self.hugetlb.iter().map(|(size, pages)| (size.clone(), pages.limit)).collect(),
+            huge_limits: self
+                .hugetlb
+                .iter()
+                .map(|(size, pages)| (size.clone(), pages.limit))
+                .collect(),
             rdma: self.rdma.clone(),
             unified: self.unified,
         };

@@ -41,7 +41,9 @@ pub(crate) fn signals() -> Result<SignalFd> {
     const WHAT: &str = "signals";
     let mut all = sys::process::every_signal();
     // A fault of our own must end us.
-    for fault in [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGSYS, libc::SIGABRT] {
+    for fault in
+        [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGSYS, libc::SIGABRT]
+    {
         all.remove(nix::sys::signal::Signal::try_from(fault).expect("it is a signal"));
     }
     all.thread_set_mask().call("rt_sigprocmask").context("block", WHAT)?;
@@ -51,7 +53,11 @@ pub(crate) fn signals() -> Result<SignalFd> {
 }
 
 /// Waits until `start` is readable, which is true, or the guest is gone.
-pub(crate) fn wait_for_start(attached: &mut Attached, signals: &SignalFd, start: BorrowedFd<'_>) -> bool {
+pub(crate) fn wait_for_start(
+    attached: &mut Attached,
+    signals: &SignalFd,
+    start: BorrowedFd<'_>,
+) -> bool {
     loop {
         let mut polled = [
             PollFd::new(start, PollFlags::POLLIN),

@@ -163,7 +163,8 @@ fn enter(
         }
     };
     sys::process::setns(target.pidfd.as_fd(), JAIL).context("join", "the jail")?;
-    nix::unistd::chdir("/").map_err(|errno| crate::error::Failure { call: "chdir", errno })
+    nix::unistd::chdir("/")
+        .map_err(|errno| crate::error::Failure { call: "chdir", errno })
         .context("enter", "the jail's root")?;
     Ok(slave)
 }

@@ -5,9 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{
-    Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount, Spec};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -121,7 +119,9 @@ fn refuse(spec: &Spec) -> Result<()> {
     let linux = spec.linux().clone().unwrap_or_default();
     namespaces(&linux)?;
     let hooks = spec.hooks().clone().unwrap_or_default();
-    let has = |hooks: &Option<Vec<oci_spec::runtime::Hook>>| hooks.as_ref().is_some_and(|h| !h.is_empty());
+    let has = |hooks: &Option<Vec<oci_spec::runtime::Hook>>| {
+        hooks.as_ref().is_some_and(|h| !h.is_empty())
+    };
     if has(hooks.create_container()) {
         let reason = "its program is on the host and would have to run in the guest";
         return Err(refused("hooks.createContainer", reason));
@@ -130,7 +130,10 @@ fn refuse(spec: &Spec) -> Result<()> {
         return Err(refused("linux.intelRdt", "the guest's processors have no such classes"));
     }
     if linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()) {
-        return Err(refused("linux.netDevices", "the guest's kernel cannot own a device of the host's"));
+        return Err(refused(
+            "linux.netDevices",
+            "the guest's kernel cannot own a device of the host's",
+        ));
     }
     let seccomp = linux.seccomp().as_ref();
     if seccomp.is_some_and(|seccomp| seccomp.listener_path().is_some()) {
@@ -144,7 +147,11 @@ fn refuse(spec: &Spec) -> Result<()> {
     if resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty()) {
         return Err(refused("linux.resources.rdma", "the guest has no RDMA device"));
     }
-    if resources.network().as_ref().is_some_and(|n| n.class_id().is_some() || n.priorities().is_some()) {
+    if resources
+        .network()
+        .as_ref()
+        .is_some_and(|n| n.class_id().is_some() || n.priorities().is_some())
+    {
         return Err(refused("linux.resources.network", "the guest has no network device"));
     }
     Ok(())
@@ -199,14 +206,42 @@ fn place(number: usize) -> PathBuf {
 
 /// Options that the host's mount of a share takes from the container's.
 const HOSTS: [&str; 22] = [
-    "bind", "rbind", "ro", "rro", "idmap", "ridmap", "private", "rprivate", "slave", "rslave", "shared",
-    "rshared", "unbindable", "runbindable", "src-nofollow", "noatime", "nodiratime", "relatime", "strictatime",
-    "norelatime", "atime", "diratime",
+    "bind",
+    "rbind",
+    "ro",
+    "rro",
+    "idmap",
+    "ridmap",
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "shared",
+    "rshared",
+    "unbindable",
+    "runbindable",
+    "src-nofollow",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "norelatime",
+    "atime",
+    "diratime",
 ];
 
 /// Of those, what has no meaning in the guest any more.
 const HOSTS_ALONE: [&str; 11] = [
-    "idmap", "ridmap", "private", "rprivate", "slave", "rslave", "shared", "rshared", "unbindable", "runbindable",
+    "idmap",
+    "ridmap",
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "shared",
+    "rshared",
+    "unbindable",
+    "runbindable",
     "src-nofollow",
 ];
 
@@ -268,8 +303,7 @@ fn shared_memory(mount: &Mount) -> Mount {
 /// cannot cross.
 fn disks(linux: &Linux, first: usize) -> Result<Vec<Disk>> {
     /// Those that the guest has itself: memory devices and terminals.
-    const OWN: [(i64, i64); 8] =
-        [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+    const OWN: [(i64, i64); 8] = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
     /// Disks of one machine: the letters of `/dev/vda`.
     const MOST: usize = 24;
     let mut disks = Vec::new();
@@ -301,7 +335,8 @@ fn may_write(linux: &Linux, (major, minor): (i64, i64)) -> bool {
     let rules = linux.resources().as_ref().and_then(|resources| resources.devices().as_ref());
     let Some(rules) = rules else { return true };
     let fits = |rule: &&oci_spec::runtime::LinuxDeviceCgroup| {
-        let number = |asked: Option<i64>, is: i64| asked.is_none_or(|asked| asked < 0 || asked == is);
+        let number =
+            |asked: Option<i64>, is: i64| asked.is_none_or(|asked| asked < 0 || asked == is);
         matches!(rule.typ(), None | Some(LinuxDeviceType::A | LinuxDeviceType::B))
             && number(rule.major(), major)
             && number(rule.minor(), minor)

@@ -16,7 +16,9 @@ use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, chdir, fchdir, pipe2, pivot_root, setgroups, setresgid, setresuid};
+use nix::unistd::{
+    Gid, Pid, Uid, chdir, fchdir, pipe2, pivot_root, setgroups, setresgid, setresuid,
+};
 use wire::{Hello, Notice, Opening, Welcome};
 
 use super::attend::{self, Attached, End};
@@ -132,8 +134,18 @@ fn boot(
     proof: &SingleThreaded,
 ) -> Result<(Attached, Machine, nix::sys::signalfd::SignalFd)> {
     let (words, said) = pipe2(OFlag::O_CLOEXEC).call("pipe2").context("make", "a pipe")?;
-    let Opened { monitor, share_server, null, descriptors, share, mut hello, mut process, streams, first, user } =
-        opened;
+    let Opened {
+        monitor,
+        share_server,
+        null,
+        descriptors,
+        share,
+        mut hello,
+        mut process,
+        streams,
+        first,
+        user,
+    } = opened;
     let around = Around { null: null.as_fd(), words: said.as_fd(), proof };
     let shares = share_server.is_some();
     if let Some(program) = share_server {
@@ -147,7 +159,8 @@ fn boot(
     drop(given);
     drop((descriptors, monitor, share, null, said));
     let signals = attend::signals()?;
-    let mut kept = vec![channel.as_fd(), hello.as_fd(), process.as_fd(), words.as_fd(), signals.as_fd()];
+    let mut kept =
+        vec![channel.as_fd(), hello.as_fd(), process.as_fd(), words.as_fd(), signals.as_fd()];
     kept.extend(streams.iter().map(|(_, stream)| stream.as_fd()));
     if let Waits::Socket(socket) = waits {
         kept.push(socket.as_fd());
@@ -167,7 +180,11 @@ fn boot(
     for warning in warnings {
         channel.send(&FromChild::Warning(warning), None).context("report to", "the creator")?;
     }
-    Ok((Attached { process, streams, terminal }, Machine { _hello: Some(hello), ..machine }, signals))
+    Ok((
+        Attached { process, streams, terminal },
+        Machine { _hello: Some(hello), ..machine },
+        signals,
+    ))
 }
 
 /// Hears that the guest is up, tells it what it cannot know, and waits until it serves.
@@ -184,7 +201,9 @@ fn greet(hello: &mut session::Connection, shares: bool) -> Result<()> {
     if first.version != wire::VERSION {
         return Err(refused(format!(
             "its agent {} speaks version {}, and this is version {}; `bulkhead vm setup` makes a new image",
-            first.agent, first.version, wire::VERSION
+            first.agent,
+            first.version,
+            wire::VERSION
         )));
     }
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -226,7 +245,9 @@ impl Machine {
         match (status, text.is_empty()) {
             (WaitStatus::Signaled(_, signal, _), _) => {
                 let hint = match signal {
-                    nix::sys::signal::Signal::SIGKILL => " (perhaps for want of memory in its cgroup)",
+                    nix::sys::signal::Signal::SIGKILL => {
+                        " (perhaps for want of memory in its cgroup)"
+                    }
                     _ => "",
                 };
                 format!("its monitor was killed by {signal}{hint}\n{text}").trim_end().to_owned()
@@ -292,7 +313,8 @@ fn stay(
 
 /// Says why the guest is gone where the container's own last words would be.
 fn lost(machine: &Machine, terminal: bool) -> ! {
-    let reason = machine.ending().unwrap_or_else(|| "its agent has closed the connection".to_owned());
+    let reason =
+        machine.ending().unwrap_or_else(|| "its agent has closed the connection".to_owned());
     let mut text = format!("bulkhead: the virtual machine has ended: {reason}\n");
     if terminal {
         text = text.replace('\n', "\r\n");
@@ -340,8 +362,10 @@ impl Around<'_> {
             let above = |fd: BorrowedFd<'_>| sys::fd::copy_above(fd.as_raw_fd(), 256);
             let program = above(program.as_fd())?;
             let (null, words) = (above(self.null)?, above(self.words)?);
-            let sources =
-                descriptors.iter().map(|(fd, number)| Ok((above(*fd)?, *number))).collect::<Result<Vec<_>, Failure>>()?;
+            let sources = descriptors
+                .iter()
+                .map(|(fd, number)| Ok((above(*fd)?, *number)))
+                .collect::<Result<Vec<_>, Failure>>()?;
             sys::fd::place(null.as_fd(), 0)?;
             sys::fd::place(null.as_fd(), 1)?;
             sys::fd::place(words.as_fd(), 2)?;
@@ -357,7 +381,9 @@ impl Around<'_> {
             Ok(program) => program,
             Err(error) => return error,
         };
-        if let Err(error) = sys::process::reset_signals().context("reset", "signals").and_then(|()| confine()) {
+        if let Err(error) =
+            sys::process::reset_signals().context("reset", "signals").and_then(|()| confine())
+        {
             return error;
         }
         let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
@@ -395,7 +421,9 @@ pub(super) fn become_user(user: u32) -> Result<()> {
 }
 
 fn no_new_privileges() -> Result<()> {
-    nix::sys::prctl::set_no_new_privs().call("prctl(PR_SET_NO_NEW_PRIVS)").context("give up", "privileges")
+    nix::sys::prctl::set_no_new_privs()
+        .call("prctl(PR_SET_NO_NEW_PRIVS)")
+        .context("give up", "privileges")
 }
 
 /// Leaves the jail's tree to the share server, for an empty root that nothing can be written to.
@@ -407,7 +435,8 @@ fn leave_tree() -> Result<()> {
         set_propagation(old.as_fd(), Depth::Recursive, libc::MS_PRIVATE)?;
         let context = fsopen(c"tmpfs")?;
         fsconfig_create(context.as_fd())?;
-        let attributes = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+        let attributes =
+            MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
         let empty = fsmount(context.as_fd(), attributes)?;
         move_mount(empty.as_fd(), old.as_fd())?;
         fchdir(&empty).call("fchdir")?;

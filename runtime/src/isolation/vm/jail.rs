@@ -11,8 +11,8 @@ use oci_spec::runtime::{
     Process, Root, Spec,
 };
 
-use super::guest::Share;
 use super::Recorded;
+use super::guest::Share;
 use super::machine::Size;
 use crate::error::{Error, Result};
 use crate::mount;
@@ -53,8 +53,11 @@ fn spec(container: &Spec, root: &Path, shares: &[Share], size: Size) -> Result<S
     let namespaces = namespaces.into_iter().collect::<Result<Vec<_>, _>>().map_err(invalid)?;
     let outer = container.linux().clone().unwrap_or_default();
     let resources = resources(outer.resources().as_ref(), size).map_err(invalid)?;
-    let mut linux =
-        LinuxBuilder::default().namespaces(namespaces).resources(resources).build().map_err(invalid)?;
+    let mut linux = LinuxBuilder::default()
+        .namespaces(namespaces)
+        .resources(resources)
+        .build()
+        .map_err(invalid)?;
     linux
         .set_cgroups_path(outer.cgroups_path().clone())
         .set_masked_paths(None)
@@ -151,7 +154,9 @@ fn resources(
     let memory = LinuxMemoryBuilder::default().limit(size.sandbox_memory()).build()?;
     let mut resources = LinuxResourcesBuilder::default().devices([none]).memory(memory).build()?;
     if let Some(asked) = asked {
-        resources.set_block_io(asked.block_io().clone()).set_cpu(asked.cpu().clone().map(processors));
+        resources
+            .set_block_io(asked.block_io().clone())
+            .set_cpu(asked.cpu().clone().map(processors));
     }
     Ok(resources)
 }
@@ -164,7 +169,8 @@ pub(crate) fn outside(recorded: &Recorded, asked: &LinuxResources) -> Result<Lin
     let limit = asked.memory().as_ref().and_then(|memory| memory.limit()).unwrap_or(0);
     let size = i64::from(recorded.memory) << 20;
     if limit > size {
-        let reason = format!("{limit} bytes are more than the virtual machine has, which are {size}");
+        let reason =
+            format!("{limit} bytes are more than the virtual machine has, which are {size}");
         return Err(Error::unsupported("update", "memory.limit", reason));
     }
     let mut resources = LinuxResources::default();

@@ -51,7 +51,10 @@ fn annotation(config: &Config, name: &str) -> Result<Option<u64>> {
     value
         .map(|text| match text.parse() {
             Ok(number) if number > 0 => Ok(number),
-            _ => Err(Error::invalid(format!("annotations.{name}"), format!("{text:?} is no number above 0"))),
+            _ => Err(Error::invalid(
+                format!("annotations.{name}"),
+                format!("{text:?} is no number above 0"),
+            )),
         })
         .transpose()
 }
@@ -94,9 +97,11 @@ fn memory(config: &Config, resources: Option<&LinuxResources>) -> Result<u32> {
         (None, Some(number)) => (number, format!("annotations.{MEMORY}")),
         (None, None) => {
             let limit = resources.and_then(|resources| resources.memory().as_ref()?.limit());
-            let limit = limit.and_then(|limit| u64::try_from(limit).ok()).filter(|&limit| limit > 0);
+            let limit =
+                limit.and_then(|limit| u64::try_from(limit).ok()).filter(|&limit| limit > 0);
             let (fixed, share) = GUEST_OVERHEAD;
-            let needed = limit.map(|limit| limit.div_ceil(MIB)).map(|mib| mib + mib / share + fixed);
+            let needed =
+                limit.map(|limit| limit.div_ceil(MIB)).map(|mib| mib + mib / share + fixed);
             let needed = needed.unwrap_or(DEFAULT_MEMORY).max(LEAST_MEMORY);
             (needed, "linux.resources.memory.limit".to_owned())
         }
@@ -105,8 +110,9 @@ fn memory(config: &Config, resources: Option<&LinuxResources>) -> Result<u32> {
         let reason = format!("{asked} MiB; the guest's kernel needs {LEAST_MEMORY}");
         return Err(Error::unsupported("make the machine", field, reason));
     }
-    u32::try_from(asked)
-        .map_err(|_| Error::unsupported("make the machine", field, format!("{asked} MiB are too many")))
+    u32::try_from(asked).map_err(|_| {
+        Error::unsupported("make the machine", field, format!("{asked} MiB are too many"))
+    })
 }
 
 /// The numbers under which the monitor finds its descriptors.
@@ -130,10 +136,14 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 const CID: u32 = 3;
 
 /// The monitor's description of the machine.
-pub(crate) fn description(size: Size, parameters: &[String], shares: bool, disks: &[bool]) -> String {
+pub(crate) fn description(
+    size: Size,
+    parameters: &[String],
+    shares: bool,
+    disks: &[bool],
+) -> String {
     use numbers::{DISKS, HELLO, INITRAMFS, KERNEL, KVM, LISTENER, SHARE};
-    let command_line =
-        [&[COMMAND_LINE.to_owned()], parameters].concat().join(" ");
+    let command_line = [&[COMMAND_LINE.to_owned()], parameters].concat().join(" ");
     let disks: Vec<_> = (DISKS..)
         .zip(disks)
         .map(|(file, read_only)| json!({ "file": file, "readOnly": read_only }))
@@ -146,6 +156,7 @@ pub(crate) fn description(size: Size, parameters: &[String], shares: bool, disks
         "initramfs": INITRAMFS,
         "commandLine": command_line,
         "disks": disks,
+        "balloon": true,
         "vsock": {
             "cid": CID,
             "listener": LISTENER,

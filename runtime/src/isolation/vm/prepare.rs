@@ -134,7 +134,9 @@ impl Machine {
 
     /// Makes the sockets, one of them in the container's state directory.
     pub(crate) fn open(self, dir: &StateDir, terminal: bool, chance: u64) -> Result<Opened> {
-        use machine::numbers::{DESCRIPTION, DISKS, HELLO, INITRAMFS, KERNEL, KVM, LISTENER, SHARE};
+        use machine::numbers::{
+            DESCRIPTION, DISKS, HELLO, INITRAMFS, KERNEL, KVM, LISTENER, SHARE,
+        };
         let listener = session::listen_in(dir.fd())?;
         // Connected while the state directory can be reached, used when the guest is up.
         let process = session::connect_in(dir.fd())?;
@@ -144,9 +146,9 @@ impl Machine {
         let (hello, guests) = pair(SockType::Stream)?;
         let (share, monitors) = pair(SockType::SeqPacket)?;
         let has_shares = self.files.share_server.is_some();
-        let read_only: Vec<bool> = self.files.disks.iter().map(|(_, read_only)| *read_only).collect();
-        let description =
-            machine::description(self.size, &self.parameters, has_shares, &read_only);
+        let read_only: Vec<bool> =
+            self.files.disks.iter().map(|(_, read_only)| *read_only).collect();
+        let description = machine::description(self.size, &self.parameters, has_shares, &read_only);
         let mut descriptors = vec![
             (memory_file(&description)?, DESCRIPTION),
             (self.files.kvm.into(), KVM),
@@ -170,7 +172,9 @@ impl Machine {
             config: self.guest.config,
             root: match self.guest.root {
                 Root::Shared => wire::Root::Shared,
-                Root::Image(_) => wire::Root::Disk { disk: 0, filesystem: self.files.filesystem.to_owned() },
+                Root::Image(_) => {
+                    wire::Root::Disk { disk: 0, filesystem: self.files.filesystem.to_owned() }
+                }
             },
             disks: disks.collect(),
             token: token(chance),
@@ -241,13 +245,22 @@ fn refuse(options: &CreateOptions, host: &Host) -> Result<()> {
         return refused("a container of an ordinary user", "it takes root to make the jail");
     }
     if options.no_cgroup {
-        return refused("a container without a cgroup", "the machine's memory must be accounted to one");
+        return refused(
+            "a container without a cgroup",
+            "the machine's memory must be accounted to one",
+        );
     }
     if options.preserve_fds > 0 {
-        return refused("--preserve-fds", "a descriptor of the host means nothing to the guest's kernel");
+        return refused(
+            "--preserve-fds",
+            "a descriptor of the host means nothing to the guest's kernel",
+        );
     }
     if options.listen_fds > 0 {
-        return refused("LISTEN_FDS", "a descriptor of the host means nothing to the guest's kernel");
+        return refused(
+            "LISTEN_FDS",
+            "a descriptor of the host means nothing to the guest's kernel",
+        );
     }
     if options.notify_socket.is_some() {
         return refused("NOTIFY_SOCKET", "a socket of the host cannot be shared with the guest");
@@ -274,7 +287,9 @@ fn warn(spec: &Spec, warnings: &mut Vec<String>) {
     ];
     for (field, label) in labels {
         if label.as_ref().is_some_and(|label| !label.is_empty()) {
-            warnings.push(format!("{field} has no effect in a virtual machine, whose kernel has no such policy"));
+            warnings.push(format!(
+                "{field} has no effect in a virtual machine, whose kernel has no such policy"
+            ));
         }
     }
 }
@@ -287,7 +302,11 @@ impl Files {
             Some(hypervisor) if meant(hypervisor.path()) => {
                 if hypervisor.parameters().as_ref().is_some_and(|list| !list.is_empty()) {
                     let reason = "the monitor takes none";
-                    return Err(Error::unsupported("make the machine", "vm.hypervisor.parameters", reason));
+                    return Err(Error::unsupported(
+                        "make the machine",
+                        "vm.hypervisor.parameters",
+                        reason,
+                    ));
                 }
                 read("vm.hypervisor.path", hypervisor.path())?
             }
@@ -296,9 +315,10 @@ impl Files {
         let own_kernel = meant(vm.kernel().path());
         let initrd = vm.kernel().initrd().clone().filter(|path| !path.is_empty());
         let (kernel, initramfs) = match (own_kernel, initrd) {
-            (true, Some(initrd)) => {
-                (read("vm.kernel.path", vm.kernel().path())?, read("vm.kernel.initrd", Path::new(&initrd))?)
-            }
+            (true, Some(initrd)) => (
+                read("vm.kernel.path", vm.kernel().path())?,
+                read("vm.kernel.initrd", Path::new(&initrd))?,
+            ),
             (own_kernel, initrd) => {
                 let image = GuestImage::open(&files.image)?;
                 let kernel = match own_kernel {
@@ -354,7 +374,8 @@ fn read(what: &str, path: &Path) -> Result<File> {
 
 fn open_file(path: impl AsRef<Path>, flags: OFlag, what: &str) -> Result<File> {
     let path = path.as_ref();
-    let opened = open(path, flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK, Mode::empty());
+    let opened =
+        open(path, flags | OFlag::O_CLOEXEC | OFlag::O_NOCTTY | OFlag::O_NONBLOCK, Mode::empty());
     opened.call("open").context("open", format!("{what} {}", quote(path))).map(File::from)
 }
 
