@@ -142,9 +142,16 @@ fn load_initramfs(memory: &GuestMemoryMmap, file: &mut File, kernel_end: u64) ->
             ),
         ));
     }
-    memory
-        .read_exact_volatile_from(GuestAddress(address), file, size as usize)
-        .map_err(|error| Error::new("load initramfs", error))?;
+    let mut read = 0;
+    // A file system may give less than was asked for at a time.
+    while read < size {
+        let left = (size - read) as usize;
+        let part = memory.read_volatile_from(GuestAddress(address + read), file, left);
+        match part.map_err(|error| Error::new("load initramfs", error))? {
+            0 => return Err(Error::new("load initramfs", "it became shorter meanwhile")),
+            part => read += part as u64,
+        }
+    }
     Ok(Initramfs { address, size })
 }
 
