@@ -63,7 +63,10 @@ pub use cgroup::oom::{OomKill, OomWatch};
 pub use cgroup::stats::{BlockIoEntry, MemoryUse, Pressure, RdmaUse, Stall, Stats};
 pub use cgroup::victim::Victim;
 pub use check::{Facility, Failing, Findings, Standing, check_bundle, check_host};
-pub use checkpoint::{CgroupMode, CheckpointOptions, CriuOptions, NetworkLock, RestoreOptions};
+pub use checkpoint::{
+    CgroupMode, CheckpointOptions, CriuOptions, NetworkLock, RestoreOptions, criu_configuration,
+    criu_program,
+};
 pub use children::{
     Forked, close_all_but, cores_shared_by, fork, keep_child_statuses, leave, reap_child,
     share_cores_with_own_group,

@@ -1,10 +1,11 @@
 //! What the shim tells containerd about: the events of its tasks.
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use containerd_shim_protos::events::task::{
-    TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO, TaskOOM, TaskPaused,
-    TaskResumed, TaskStart,
+    TaskCheckpointed, TaskCreate, TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskIO,
+    TaskOOM, TaskPaused, TaskResumed, TaskStart,
 };
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::protobuf::{MessageField, MessageFull};
@@ -132,6 +133,16 @@ impl Events {
     pub fn resumed(&self, container: &str) {
         let event = TaskResumed { container_id: container.to_owned(), ..TaskResumed::default() };
         self.send(topics::TASK_RESUMED_EVENT_TOPIC, event);
+    }
+
+    /// A container was saved in a directory.
+    pub fn checkpointed(&self, container: &str, images: &Path) {
+        let event = TaskCheckpointed {
+            container_id: container.to_owned(),
+            checkpoint: images.to_string_lossy().into_owned(),
+            ..TaskCheckpointed::default()
+        };
+        self.send(topics::TASK_CHECKPOINTED_EVENT_TOPIC, event);
     }
 }
 

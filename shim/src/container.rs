@@ -2,9 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use containerd_shim_protos::ttrpc::{self, Code};
+
+use crate::code::status;
+use crate::criu::{Restore, Saved};
 use crate::process::Process;
 use crate::rootfs::Mount;
 use crate::stdio::Named;
@@ -21,8 +25,9 @@ pub struct Container {
     pub created: SystemTime,
     /// Its first process.
     pub init: Arc<Process>,
-    /// The library's container.
-    pub handle: runtime::Container,
+    /// How it is made when it is started, where that is from a checkpoint.
+    pub restore: Option<Restore>,
+    handle: OnceLock<runtime::Container>,
     others: Mutex<Others>,
 }
 
@@ -38,15 +43,28 @@ pub struct Others {
 }
 
 impl Container {
-    /// A container that was created just now.
-    pub fn new(
-        name: Name,
-        bundle: PathBuf,
-        init: Arc<Process>,
-        handle: runtime::Container,
-    ) -> Self {
-        let created = SystemTime::now();
-        Self { name, bundle, created, init, handle, others: Mutex::default() }
+    /// A container that was created just now; with `restore` all of it is made when it is started.
+    pub fn new(name: Name, bundle: PathBuf, init: Arc<Process>, restore: Option<Restore>) -> Self {
+        let (handle, others) = (OnceLock::new(), Mutex::default());
+        Self { name, bundle, created: SystemTime::now(), init, restore, handle, others }
+    }
+
+    /// The library's container.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` for one that is to be restored and was not yet.
+    pub fn handle(&self) -> ttrpc::Result<&runtime::Container> {
+        self.handle.get().ok_or_else(|| {
+            let id = &self.name.id;
+            let text = format!("container {id:?} is restored when it is started: it is not there");
+            status(Code::FAILED_PRECONDITION, text)
+        })
+    }
+
+    /// The library's container is there now.
+    pub fn made(&self, handle: runtime::Container) {
+        // It is made once.
+        let _ = self.handle.set(handle);
     }
 
     /// Its other processes; held for moments only, never over a call.
@@ -81,4 +99,6 @@ pub struct NewContainer {
     pub no_new_keyring: bool,
     /// Leave cgroups to systemd.
     pub systemd_cgroup: bool,
+    /// The checkpoint that it goes on from.
+    pub saved: Option<Saved>,
 }

@@ -22,7 +22,7 @@ use crate::start::ADDRESS_FILE;
 use crate::{bootstrap, rootfs, socket};
 
 /// What containerd counts for a process that was killed: 128 and the number of SIGKILL.
-const KILLED: u32 = 137;
+pub const KILLED: u32 = 137;
 
 /// Where `Create` writes the pid of the container's process, as under runc's shim.
 pub const PID_FILE: &str = "init.pid";

@@ -9,6 +9,7 @@ mod bootstrap;
 mod code;
 mod config;
 mod container;
+mod criu;
 mod daemon;
 mod delete;
 mod ending;

@@ -56,7 +56,7 @@ pub struct Options {
     pub systemd_cgroup: bool,
     /// Where a checkpoint to restore from is.
     pub criu_image_path: String,
-    /// Where CRIU works.
+    /// Where the logs of restoring go.
     pub criu_work_path: String,
     /// The task service that a sandbox offers (containerd 2.x).
     pub task_api_address: String,
@@ -110,8 +110,8 @@ impl Options {
     }
 
     /// What clients of containerd 1.x send for the owner of a container's streams (`ctr run --uidmap`)
-    /// to every runtime whose name does not begin with `io.containerd.runc`. Its other fields are
-    /// CRIU's.
+    /// to every runtime whose name does not begin with `io.containerd.runc`. Its other fields, about what
+    /// a checkpoint may hold, have no meaning for a restore.
     fn from_legacy(value: &[u8]) -> Result<Self> {
         let decode = || {
             let mut options = Self::default();
@@ -123,6 +123,8 @@ impl Options {
                     9 => options.shim_cgroup = input.read_string()?,
                     10 => options.io_uid = input.read_uint32()?,
                     11 => options.io_gid = input.read_uint32()?,
+                    12 => options.criu_work_path = input.read_string()?,
+                    13 => options.criu_image_path = input.read_string()?,
                     _ => rt::skip_field_for_tag(tag, &mut input)?,
                 }
             }
@@ -408,8 +410,15 @@ mod tests {
 
     #[test]
     fn what_old_clients_send_for_user_namespaces() {
-        let sent = any("containerd.linux.runc.CreateOptions", [1 << 3, 1, 10 << 3, 0xa0, 0x8d, 6]);
-        let expected = Options { no_pivot_root: true, io_uid: 100_000, ..Options::default() };
+        let bytes = *b"\x08\x01\x50\xa0\x8d\x06\x62\x02/w\x6a\x02/i";
+        let sent = any("containerd.linux.runc.CreateOptions", bytes);
+        let expected = Options {
+            no_pivot_root: true,
+            io_uid: 100_000,
+            criu_work_path: "/w".into(),
+            criu_image_path: "/i".into(),
+            ..Options::default()
+        };
         assert_eq!(Options::decode(&sent).unwrap(), expected);
     }
 

@@ -4,6 +4,9 @@
 //! lock is held over anything that takes time: a create that hangs in a hook does not keep `State` of
 //! another container from being answered.
 
+mod checkpoint;
+mod oom;
+
 use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use containerd_shim_protos::ttrpc::{self, Code};
 use nix::libc::SIGKILL;
-use runtime::{OomKill, Status};
+use runtime::Status;
 
 use crate::announce::Events;
 use crate::code::{self, status};
@@ -26,6 +29,9 @@ use crate::work::{self, Name, Request};
 
 /// How long a deletion waits for the end of a process that was killed, and for its last output.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The exit status of what could not be made, as under runc's shim.
+const NEVER_RAN: u32 = 255;
 
 /// Of threads that wait and do little.
 const STACK: usize = 64 * 1024;
@@ -138,7 +144,10 @@ impl Pod {
         created
     }
 
-    fn create_reserved(self: &Arc<Self>, new: NewContainer) -> ttrpc::Result<i32> {
+    fn create_reserved(self: &Arc<Self>, mut new: NewContainer) -> ttrpc::Result<i32> {
+        if let Some(saved) = new.saved.take() {
+            return self.prepare(new, saved);
+        }
         let NewContainer { id, bundle, root, rootfs, streams, .. } = new;
         let name = Name { root, id };
         let request = Request::Create(work::Create {
@@ -153,12 +162,9 @@ impl Pod {
         let init = Arc::new(Process::new(&name.id, "", streams, Phase::Created));
         self.bear(&init, &request)?;
         let pid = init.state().pid;
-        let handle = runtime::Container::load(&name.root, &name.id);
-        let handle = handle.map_err(|error| code::answer(&error)).inspect_err(|_| {
-            // It was there a moment ago; whoever deleted it has won.
-            self.forget(&init);
-        })?;
-        let container = Arc::new(Container::new(name, bundle, Arc::clone(&init), handle));
+        let container = Container::new(name, bundle, Arc::clone(&init), None);
+        let container = Arc::new(container);
+        self.find(&container)?;
         self.watch_oom(&container);
         self.events.created(&container, &rootfs, pid);
         let id = container.name.id.clone();
@@ -238,6 +244,16 @@ impl Pod {
         Ok(())
     }
 
+    /// Finds the container that a worker has made. It was there a moment ago: whoever deleted it has won.
+    fn find(&self, container: &Container) -> ttrpc::Result<()> {
+        let handle = runtime::Container::load(&container.name.root, &container.name.id);
+        let handle = handle
+            .map_err(|error| code::answer(&error))
+            .inspect_err(|_| self.forget(&container.init))?;
+        container.made(handle);
+        Ok(())
+    }
+
     fn warn(&self, container: &str, warnings: &[String]) {
         for warning in warnings {
             self.log.warn(&format!("container {container:?}: {warning}"));
@@ -292,7 +308,8 @@ impl Pod {
             others.init_ended = true;
             others.live > 0
         };
-        if !container.handle.has_own_pid_namespace() {
+        let own = container.handle().map(runtime::Container::has_own_pid_namespace);
+        if !own.unwrap_or(true) {
             self.end_others(container, waits);
         } else if !waits {
             self.tell(process);
@@ -306,8 +323,10 @@ impl Pod {
         let init = Arc::clone(&container.init);
         let thread = thread::Builder::new().name("remains".to_owned()).stack_size(STACK);
         let spawned = thread.spawn(move || {
-            if let Err(error) = container.handle.kill_all(SIGKILL) {
-                pod.log.warn(&error.to_string());
+            match container.handle().map(|handle| handle.kill_all(SIGKILL)) {
+                Ok(Err(error)) => pod.log.warn(&error.to_string()),
+                // Of one that was never restored nothing is left.
+                _ => {}
             }
             if !waits {
                 pod.tell(&container.init);
@@ -374,7 +393,8 @@ impl Pod {
             let mut state = process.state();
             match started {
                 Ok(()) => state.phase = Phase::Running,
-                Err(_) if process.is_init() => state.phase = Phase::Created,
+                // It has not failed for good.
+                Err(_) if state.phase == Phase::Starting => state.phase = from,
                 Err(_) => {}
             }
         }
@@ -391,7 +411,10 @@ impl Pod {
         started.map(|()| process.state().pid)
     }
 
-    fn start_init(&self, container: &Container) -> ttrpc::Result<()> {
+    fn start_init(self: &Arc<Self>, container: &Arc<Container>) -> ttrpc::Result<()> {
+        if let Some(restore) = &container.restore {
+            return self.restore(container, restore);
+        }
         let null = null()?;
         let request = Request::Start(container.name.clone());
         let done = self.spawner.call(&request, [null.as_fd(); 3])?;
@@ -415,10 +438,7 @@ impl Pod {
             Ok(()) => self.release(process),
             Err(_) => {
                 // Who waits for it is let go, as under runc's shim.
-                let mut state = process.state();
-                state.exit = Some(Exit { status: 255, at: SystemTime::now() });
-                state.stop();
-                drop(state);
+                process.state().fail(NEVER_RAN);
                 self.buried(container);
             }
         }
@@ -455,6 +475,7 @@ impl Pod {
     pub fn delete(&self, id: &str, exec: &str) -> ttrpc::Result<(i32, Option<Exit>)> {
         let container = self.container(id)?;
         let process = self.process(id, exec)?;
+        self.give_up(&container, &process);
         let phase = process.state().phase;
         if matches!(phase, Phase::Starting | Phase::Running) {
             let text =
@@ -502,10 +523,11 @@ impl Pod {
     pub fn kill(&self, id: &str, exec: &str, signal: i32, all: bool) -> ttrpc::Result<()> {
         let container = self.container(id)?;
         if exec.is_empty() {
-            let sent = match (all, container.init.state().phase) {
-                (true, _) => container.handle.kill_all(signal),
-                (false, Phase::Stopped) => return Err(finished()),
-                (false, _) => container.handle.kill(signal),
+            let stopped = container.init.state().phase == Phase::Stopped;
+            let sent = match (all, container.handle()) {
+                (false, _) | (true, Err(_)) if stopped => return Err(finished()),
+                (true, handle) => handle?.kill_all(signal),
+                (false, handle) => handle?.kill(signal),
             };
             return sent.map_err(|error| code::answer_to_kill(&error));
         }
@@ -530,44 +552,13 @@ impl Pod {
         Ok(match phase {
             Phase::Added | Phase::Created => TaskStatus::Created,
             Phase::Stopped => TaskStatus::Stopped,
+            // Until it is restored.
+            Phase::Starting if container.handle().is_err() => TaskStatus::Created,
             Phase::Starting | Phase::Running => {
-                let frozen = container.handle.status().map_err(|error| code::answer(&error))?;
+                let frozen = container.handle()?.status().map_err(|error| code::answer(&error))?;
                 if frozen == Status::Paused { TaskStatus::Paused } else { TaskStatus::Running }
             }
         })
-    }
-
-    /// Tells of every kill by the kernel's OOM killer, from now on and for the life of the container.
-    fn watch_oom(self: &Arc<Self>, container: &Container) {
-        // One that has ended already has no more to tell.
-        let Ok(until) = container.handle.pidfd() else { return };
-        let watch = match container.handle.watch_oom() {
-            Ok(watch) => watch,
-            Err(error) => return self.log.warn(&error.to_string()),
-        };
-        let pod = Arc::clone(self);
-        let id = container.name.id.clone();
-        let thread = thread::Builder::new().name("oom".to_owned()).stack_size(STACK);
-        let spawned = thread.spawn(move || {
-            let watched = watch.run(until.as_fd(), &mut |kill| pod.out_of_memory(&id, kill));
-            if let Err(error) = watched {
-                pod.log.warn(&error.to_string());
-            }
-        });
-        if let Err(error) = spawned {
-            let id = &container.name.id;
-            self.log.warn(&format!("watch for OOM in container {id:?}: {error}"));
-        }
-    }
-
-    fn out_of_memory(&self, id: &str, kill: OomKill) {
-        if let Some(victim) = kill.victim {
-            let others = if kill.group { " and all others of its cgroup" } else { "" };
-            let (name, pid) = (victim.name, victim.pid);
-            let text = format!("container {id:?}: out of memory: killed {name:?} ({pid}){others}");
-            self.log.warn(&text);
-        }
-        self.events.oom(id);
     }
 }
 

@@ -185,6 +185,12 @@ impl State {
         self.holds == 0 && self.exit.is_some() && self.phase != Phase::Stopped
     }
 
+    /// Lets go whoever waits for a process that never came to be.
+    pub fn fail(&mut self, status: u32) {
+        self.exit = Some(Exit { status, at: SystemTime::now() });
+        self.stop();
+    }
+
     /// Tells whoever waits. Its streams are given back.
     pub fn stop(&mut self) {
         self.phase = Phase::Stopped;

@@ -4,7 +4,7 @@
 //! containerd 1.x and `containerd.task.v3.Task` for 2.x, which differ in nothing else.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containerd_shim_protos::api::{
@@ -26,6 +26,7 @@ use crate::announce::{number, timestamp};
 use crate::bootstrap::Launch;
 use crate::code::{self, status};
 use crate::container::NewContainer;
+use crate::criu::{Saved, Wanted};
 use crate::ending::Ending;
 use crate::log::Log;
 use crate::metrics;
@@ -72,22 +73,23 @@ impl Service {
 
     /// A sandbox is a container without streams.
     pub fn new_sandbox(&self, request: CreateSandboxRequest) -> ttrpc::Result<NewContainer> {
+        let bundle = PathBuf::from(request.bundle_path);
+        // Its options are those of the pod (CRI's PodSandboxConfig), not ours.
+        let options = self.options(&bundle, None)?;
         let rootfs = request.rootfs.into_iter().map(Mount::from_message).collect();
-        self.describe(
-            request.sandbox_id,
-            PathBuf::from(request.bundle_path),
-            rootfs,
-            Named::default(),
-            // Its options are those of the pod (CRI's PodSandboxConfig), not ours.
-            None,
-        )
+        Ok(self.describe(request.sandbox_id, bundle, rootfs, Named::default(), &options))
     }
 
     fn new_container(&self, request: CreateTaskRequest) -> ttrpc::Result<NewContainer> {
-        if !request.checkpoint.is_empty() || !request.parent_checkpoint.is_empty() {
-            let text = "restore a container from a checkpoint: not in this version";
-            return Err(status(Code::UNIMPLEMENTED, text));
-        }
+        let bundle = PathBuf::from(request.bundle);
+        let options = self.options(&bundle, request.options.as_ref())?;
+        let saved = Saved::of(
+            &request.checkpoint,
+            &request.parent_checkpoint,
+            &options.criu_image_path,
+            &options.criu_work_path,
+        );
+        let saved = saved.map_err(|error| code::answer(&error))?;
         let streams = Named {
             stdin: request.stdin,
             stdout: request.stdout,
@@ -95,8 +97,19 @@ impl Service {
             terminal: request.terminal,
         };
         let rootfs = request.rootfs.into_iter().map(Mount::from_message).collect();
-        let bundle = PathBuf::from(request.bundle);
-        self.describe(request.id, bundle, rootfs, streams, request.options.as_ref())
+        let new = self.describe(request.id, bundle, rootfs, streams, &options);
+        Ok(NewContainer { saved, ..new })
+    }
+
+    /// The options of a request, or those of the shim, kept in the bundle.
+    fn options(&self, bundle: &Path, options: Option<&Any>) -> ttrpc::Result<Options> {
+        let options = match options {
+            Some(any) => Options::decode(any).map_err(|error| code::answer(&error))?,
+            None => self.launch.options.clone(),
+        };
+        options.store(bundle).map_err(|error| code::answer(&error))?;
+        options.warnings().iter().for_each(|warning| self.log.warn(warning));
+        Ok(options)
     }
 
     fn describe(
@@ -105,15 +118,9 @@ impl Service {
         bundle: PathBuf,
         rootfs: Vec<Mount>,
         streams: Named,
-        options: Option<&Any>,
-    ) -> ttrpc::Result<NewContainer> {
-        let options = match options {
-            Some(any) => Options::decode(any).map_err(|error| code::answer(&error))?,
-            None => self.launch.options.clone(),
-        };
-        options.store(&bundle).map_err(|error| code::answer(&error))?;
-        options.warnings().iter().for_each(|warning| self.log.warn(warning));
-        Ok(NewContainer {
+        options: &Options,
+    ) -> NewContainer {
+        NewContainer {
             id,
             root: options.state_root(&self.launch.namespace),
             bundle,
@@ -122,7 +129,8 @@ impl Service {
             no_pivot: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
             systemd_cgroup: options.systemd_cgroup,
-        })
+            saved: None,
+        }
     }
 
     /// Waits for the end of a process, or of the client.
@@ -147,7 +155,7 @@ impl Service {
     /// The figures of a container's cgroup.
     pub fn figures(&self, id: &str) -> ttrpc::Result<Any> {
         let container = self.pod.container(id)?;
-        let stats = container.handle.stats().map_err(|error| code::answer(&error))?;
+        let stats = container.handle()?.stats().map_err(|error| code::answer(&error))?;
         Ok(metrics::metrics(&stats))
     }
 
@@ -225,7 +233,7 @@ impl Task for Service {
 
     fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> ttrpc::Result<PidsResponse> {
         let container = self.pod.container(&request.id)?;
-        let pids = container.handle.processes().map_err(|error| code::answer(&error))?;
+        let pids = container.handle()?.processes().map_err(|error| code::answer(&error))?;
         let processes = pids.into_iter().map(|pid| {
             let exec = container.exec_of(pid);
             let details = exec.and_then(|exec_id| {
@@ -239,14 +247,14 @@ impl Task for Service {
 
     fn pause(&self, _: &TtrpcContext, request: PauseRequest) -> ttrpc::Result<Empty> {
         let container = self.pod.container(&request.id)?;
-        container.handle.pause().map_err(|error| code::answer(&error))?;
+        container.handle()?.pause().map_err(|error| code::answer(&error))?;
         self.pod.events().paused(&request.id);
         Ok(Empty::new())
     }
 
     fn resume(&self, _: &TtrpcContext, request: ResumeRequest) -> ttrpc::Result<Empty> {
         let container = self.pod.container(&request.id)?;
-        container.handle.resume().map_err(|error| code::answer(&error))?;
+        container.handle()?.resume().map_err(|error| code::answer(&error))?;
         self.pod.events().resumed(&request.id);
         Ok(Empty::new())
     }
@@ -286,10 +294,11 @@ impl Task for Service {
 
     fn update(&self, _: &TtrpcContext, request: UpdateTaskRequest) -> ttrpc::Result<Empty> {
         let container = self.pod.container(&request.id)?;
+        let handle = container.handle()?;
         let json = request.resources.into_option().unwrap_or_default().value;
         let mut warnings = Vec::new();
         let updated = runtime::load_resources(&json, &mut warnings)
-            .and_then(|resources| container.handle.update(&resources, &mut warnings));
+            .and_then(|resources| handle.update(&resources, &mut warnings));
         for warning in &warnings {
             self.log.warn(&format!("container {:?}: {warning}", request.id));
         }
@@ -325,8 +334,10 @@ impl Task for Service {
     }
 
     fn checkpoint(&self, _: &TtrpcContext, request: CheckpointTaskRequest) -> ttrpc::Result<Empty> {
-        self.pod.container(&request.id)?;
-        Err(status(Code::UNIMPLEMENTED, "checkpoint a container: not in this version"))
+        let wanted = Wanted::decode(request.options.as_ref());
+        let wanted = wanted.map_err(|error| code::answer(&error))?;
+        self.pod.checkpoint(&request.id, &request.path, wanted)?;
+        Ok(Empty::new())
     }
 
     fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> ttrpc::Result<Empty> {

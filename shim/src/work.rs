@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::protobuf::EnumOrUnknown;
 use containerd_shim_protos::ttrpc;
@@ -18,6 +18,7 @@ use runtime::{
 use serde::{Deserialize, Serialize};
 
 use crate::code;
+use crate::criu::{Checkpoint, Prepare, Restore};
 use crate::delete::PID_FILE;
 use crate::logger::Logger;
 use crate::rootfs::{self, Mount};
@@ -33,6 +34,12 @@ pub enum Request {
     Exec(Exec),
     /// Kills and deletes a container, and unmounts its root file system.
     Delete(Delete),
+    /// Saves a container.
+    Checkpoint(Checkpoint),
+    /// Mounts the root file system of a container that is to be restored.
+    Prepare(Prepare),
+    /// Restores a container.
+    Restore(Restore),
     /// Starts a program that takes a process' output.
     Logger(Logger),
 }
@@ -191,13 +198,16 @@ fn perform(request: Request, warnings: &mut Vec<String>) -> runtime::Result<Opti
         }
         Request::Exec(request) => exec(&request, warnings).map(Some),
         Request::Delete(request) => delete(&request, warnings).map(|()| None),
+        Request::Checkpoint(request) => request.run().map(|()| None),
+        Request::Prepare(request) => request.run().map(|()| None),
+        Request::Restore(request) => request.run(warnings).map(Some),
         Request::Logger(request) => request.spawn().map(|()| None),
     }
 }
 
 fn create(request: &Create, warnings: &mut Vec<String>) -> runtime::Result<Process> {
     let bundle = request.bundle.as_path();
-    nix::unistd::chdir(bundle).call("chdir").context("enter bundle", quote(bundle))?;
+    enter(bundle)?;
     rootfs::mount_all(&request.rootfs, bundle)?;
     let created = create_mounted(request, warnings);
     if created.is_err() && !request.rootfs.is_empty() {
@@ -205,6 +215,11 @@ fn create(request: &Create, warnings: &mut Vec<String>) -> runtime::Result<Proce
         let _ = rootfs::unmount(bundle);
     }
     created
+}
+
+/// Goes to the bundle.
+pub fn enter(bundle: &Path) -> runtime::Result<()> {
+    nix::unistd::chdir(bundle).call("chdir").context("enter bundle", quote(bundle))
 }
 
 fn create_mounted(request: &Create, warnings: &mut Vec<String>) -> runtime::Result<Process> {
@@ -236,7 +251,8 @@ fn exec(request: &Exec, warnings: &mut Vec<String>) -> runtime::Result<Process> 
     Container::load(&request.name.root, &request.name.id)?.exec(options, warnings)
 }
 
-fn console(terminal: bool) -> Console {
+/// Where a terminal goes: this process hands it to the shim.
+pub fn console(terminal: bool) -> Console {
     if terminal { Console::Caller } else { Console::Nobody }
 }
 

@@ -206,7 +206,8 @@ impl Lab {
         self.tasks.shutdown(deadline(), &ShutdownRequest::new()).unwrap();
         until_gone(connected.shim_pid);
         let state = self.directory.join("state/bulkhead-test");
-        assert_eq!(fs::read_dir(state).unwrap().count(), 0, "state is left");
+        // Of containers that were never made there is no directory either.
+        assert_eq!(fs::read_dir(state).map_or(0, Iterator::count), 0, "state is left");
         fs::remove_dir_all(&self.directory).unwrap();
     }
 }
@@ -632,6 +633,129 @@ fn a_container_that_cannot_be_made_leaves_nothing() {
     let unknown = StateRequest { id: "broken".into(), ..Default::default() };
     assert_eq!(code(lab.tasks.state(deadline(), &unknown)), Code::NOT_FOUND);
     lab.shut_down(&[]);
+}
+
+/// What is mounted below a test's directory.
+fn mounted_below(directory: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let place = directory.to_string_lossy();
+    mounts.lines().filter(|line| line.contains(&*place)).map(str::to_owned).collect()
+}
+
+/// The code and the words of a refusal.
+fn refusal<T: std::fmt::Debug>(result: ttrpc::Result<T>) -> (Code, String) {
+    match result {
+        Err(ttrpc::Error::RpcStatus(status)) => (status.code(), status.message),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A request for a container that goes on from `checkpoint`, with a root file system to mount.
+fn restored(checkpoint: &Path) -> CreateTaskRequest {
+    let tmpfs = Mount { type_: "tmpfs".into(), source: "tmpfs".into(), ..Default::default() };
+    let checkpoint = checkpoint.to_string_lossy().into_owned();
+    CreateTaskRequest { checkpoint, rootfs: vec![tmpfs], ..CreateTaskRequest::new() }
+}
+
+#[test]
+fn images_that_are_none_are_refused_when_a_container_is_created() {
+    let lab = Lab::new("images", &["/busybox", "true"]);
+    let (code, text) = refusal(lab.create("images", restored(&lab.directory)));
+    assert_eq!(code, Code::INVALID_ARGUMENT, "{text}");
+    assert!(text.contains("has no inventory.img: it is no checkpoint"), "{text}");
+    let (code, text) = refusal(lab.create("images", restored(Path::new("relative"))));
+    assert!(code == Code::INVALID_ARGUMENT && text.contains("not an absolute path"), "{text}");
+    let request =
+        CreateTaskRequest { parent_checkpoint: "/parent".into(), ..CreateTaskRequest::new() };
+    let (code, text) = refusal(lab.create("images", request));
+    assert!(code == Code::INVALID_ARGUMENT && text.contains("parent_checkpoint"), "{text}");
+    assert_eq!(mounted_below(&lab.directory), [""; 0]);
+    // The name is free.
+    lab.create("images", CreateTaskRequest::new()).unwrap();
+    lab.delete("images", "").unwrap();
+    lab.shut_down(&["create", "exit images 137", "delete"]);
+}
+
+#[test]
+fn a_container_that_cannot_be_restored_says_why_and_leaves_nothing() {
+    let lab = Lab::new("corrupt", &["/busybox", "true"]);
+    let images = lab.directory.join("checkpoint");
+    fs::create_dir(&images).unwrap();
+    fs::write(images.join("inventory.img"), "these are not CRIU's words").unwrap();
+    let wait = || {
+        let (tasks, id) = (lab.tasks.clone(), "corrupt".to_owned());
+        let request = WaitRequest { id, ..Default::default() };
+        std::thread::spawn(move || tasks.wait(deadline(), &request).unwrap().exit_status)
+    };
+    // There is a task, and no process.
+    assert_eq!(lab.create("corrupt", restored(&images)).unwrap(), 0);
+    assert_eq!(lab.status("corrupt", ""), Status::CREATED);
+    let waits = wait();
+    let pause = PauseRequest { id: "corrupt".into(), ..Default::default() };
+    for refused in [lab.tasks.pause(deadline(), &pause), lab.kill("corrupt", "", 9)] {
+        let (answer, text) = refusal(refused);
+        assert_eq!(answer, Code::FAILED_PRECONDITION);
+        assert!(text.contains("is restored when it is started"), "{text}");
+    }
+    assert_eq!(mounted_below(&lab.directory).len(), 1);
+    let (answer, text) = refusal(lab.start("corrupt", ""));
+    let has_criu = ["/usr/sbin/criu", "/usr/local/sbin/criu"].iter().any(|p| Path::new(p).exists());
+    if has_criu {
+        assert!(text.contains("criu failed: type RESTORE"), "{text}");
+        assert!(text.contains("Magic doesn't match") && text.contains("restore.log"), "{text}");
+    } else {
+        assert_eq!(answer, Code::UNIMPLEMENTED, "{text}");
+        assert!(text.starts_with("find criu: it is not installed"), "{text}");
+    }
+    assert_eq!(waits.join().unwrap(), 255);
+    assert_eq!(lab.status("corrupt", ""), Status::STOPPED);
+    assert_eq!(code(lab.start("corrupt", "")), Code::FAILED_PRECONDITION);
+    assert_eq!(code(lab.kill("corrupt", "", 9)), Code::NOT_FOUND);
+    assert_eq!(lab.delete("corrupt", "").unwrap(), 255);
+    assert_eq!(mounted_below(&lab.directory), [""; 0]);
+    // One that is deleted instead.
+    lab.create("corrupt", restored(&images)).unwrap();
+    let waits = wait();
+    std::thread::sleep(Duration::from_millis(50));
+    let began = Instant::now();
+    assert_eq!(lab.delete("corrupt", "").unwrap(), 137);
+    assert!(began.elapsed() < Duration::from_secs(2), "it waited for an end that does not come");
+    assert_eq!(waits.join().unwrap(), 137);
+    assert_eq!(mounted_below(&lab.directory), [""; 0]);
+    lab.shut_down(&["create", "delete", "create", "delete"]);
+}
+
+#[test]
+fn a_container_that_cannot_be_saved_goes_on() {
+    let lab = Lab::new("saved", &["/busybox", "sleep", "100"]);
+    let images = lab.directory.join("checkpoint");
+    let checkpoint = |path: &Path, options: Option<Any>| {
+        let request = CheckpointTaskRequest {
+            id: "saved".into(),
+            path: path.to_string_lossy().into_owned(),
+            options: options.into(),
+            ..Default::default()
+        };
+        lab.tasks.checkpoint(deadline(), &request)
+    };
+    lab.create("saved", CreateTaskRequest::new()).unwrap();
+    lab.start("saved", "").unwrap();
+    let unknown = Any { type_url: "x.Options".into(), ..Any::default() };
+    let (code, text) = refusal(checkpoint(&images, Some(unknown)));
+    assert!(code == Code::INVALID_ARGUMENT && text.contains("x.Options"), "{text}");
+    let (code, text) = refusal(checkpoint(Path::new("relative"), None));
+    assert!(code == Code::INVALID_ARGUMENT && text.contains("\"relative\""), "{text}");
+    // Under a file there can be no directory, with CRIU or without.
+    let (_, text) = refusal(checkpoint(Path::new("/proc/version/x"), None));
+    assert!(text.contains("find criu") || text.contains("ENOTDIR"), "{text}");
+    assert_eq!(lab.status("saved", ""), Status::RUNNING);
+    lab.kill("saved", "", 9).unwrap();
+    assert_eq!(lab.wait("saved", ""), 137);
+    let (code, text) = refusal(checkpoint(&images, None));
+    assert!(text.contains("find criu") || code == Code::FAILED_PRECONDITION, "{text}");
+    lab.delete("saved", "").unwrap();
+    assert!(!images.exists());
+    lab.shut_down(&["create", "start", "exit saved 137", "delete"]);
 }
 
 /// A request as it goes over the wire: length, stream and kind, then the message.

@@ -3,7 +3,6 @@
 mod facility;
 
 use std::ffi::OsStr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 pub use self::facility::facility;
@@ -13,12 +12,6 @@ use runtime::{CgroupMode, CriuOptions, NetworkLock};
 use crate::environment::Environment;
 use crate::program::Failure;
 use crate::session::{Session, absolute};
-
-/// Where packages put it, for callers without a useful PATH.
-const DIRECTORIES: [&str; 5] =
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin"];
-/// Files with options for CRIU, the first of which counts; the second is runc's.
-const CONFIGURATIONS: [&str; 2] = ["/etc/criu/bulkhead.conf", "/etc/criu/runc.conf"];
 
 /// Flags that `checkpoint` and `restore` share.
 #[derive(Debug, Args)]
@@ -74,7 +67,7 @@ impl Criu {
         }
         Ok(CriuOptions {
             work,
-            configuration: CONFIGURATIONS.map(PathBuf::from).into_iter().find(|path| path.exists()),
+            configuration: runtime::criu_configuration(),
             tcp_established: self.tcp_established,
             tcp_close: self.tcp_close,
             ext_unix_sk: self.ext_unix_sk,
@@ -112,27 +105,13 @@ fn network_lock(word: Option<&str>) -> Result<Option<NetworkLock>, Failure> {
     }
 }
 
-/// The program that `--criu` names, or else the first in PATH, or where packages put it. A relative entry of
-/// PATH does not count: what the caller's directory holds is not run as root.
+/// The program that `--criu` names, or else the one that [`runtime::criu_program`] finds.
 fn program(named: Option<&Path>, path: Option<&OsStr>) -> Result<PathBuf, Failure> {
     if let Some(named) = named {
         return absolute(named);
     }
-    let listed = path.map(std::env::split_paths).into_iter().flatten();
-    listed
-        .filter(|directory| directory.is_absolute())
-        .chain(DIRECTORIES.map(PathBuf::from))
-        .map(|directory| directory.join("criu"))
-        .find(|program| {
-            program
-                .metadata()
-                .is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-        })
-        .ok_or_else(|| {
-            let text =
-                "find criu: it is not installed, or not in a directory of PATH; --criu names it";
-            Failure::message(text)
-        })
+    runtime::criu_program(path)
+        .map_err(|error| Failure::message(format!("{error}; --criu names it")))
 }
 
 #[cfg(test)]
@@ -140,19 +119,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_program_is_looked_for_in_absolute_directories() {
-        let base = std::env::temp_dir().join(format!("bulkhead-criu-{}", std::process::id()));
-        std::fs::create_dir(&base).unwrap();
-        let file = base.join("criu");
-        std::fs::write(&file, "").unwrap();
-        let path = std::env::join_paths([Path::new("relative"), &base]).unwrap();
-        let found = |path: &OsStr| program(None, Some(path)).ok();
-        assert_ne!(found(&path).as_deref(), Some(&*file), "it is not executable");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(found(&path), Some(file));
+    fn a_program_that_is_named_is_not_looked_for() {
         assert_eq!(program(Some(Path::new("/a/b")), None).unwrap(), Path::new("/a/b"));
         assert!(program(Some(Path::new("b")), None).unwrap().is_absolute());
-        std::fs::remove_dir_all(&base).unwrap();
     }
 
     #[test]

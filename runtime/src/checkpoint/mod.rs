@@ -8,7 +8,7 @@
 //! - `rpc` are the messages, `swrk` the program and the conversation.
 //! - `external`, `streams` and `surroundings` are the edges of a container.
 //! - `configuration` is the file with options that an annotation names.
-//! - `log` finds out why CRIU failed.
+//! - `program` finds CRIU, `log` why it failed.
 //!
 //! Restoring runs what the images say, with the host's root's power: they are as trusted as the runtime, see
 //! docs/threat-model.md.
@@ -19,6 +19,7 @@ mod dump;
 mod external;
 mod log;
 mod options;
+mod program;
 mod request;
 mod restore;
 mod rpc;
@@ -37,6 +38,7 @@ use oci_spec::runtime::{LinuxSeccompAction, Spec};
 pub(crate) use configuration::ANNOTATION as CONFIGURATION;
 pub(crate) use dump::{Subject, dump};
 pub use options::{CgroupMode, CheckpointOptions, CriuOptions, NetworkLock, RestoreOptions};
+pub use program::{criu_configuration, criu_program};
 pub(crate) use restore::restore;
 
 use crate::error::{Call, Context, Error, ErrorKind, Result, quote};

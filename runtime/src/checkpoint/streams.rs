@@ -1,4 +1,4 @@
-//! Standard streams that lead out of the container: pipes, and files of the host.
+//! Standard streams that lead out of the container: pipes, and files and FIFOs of the host.
 //!
 //! What they led to is written beside the images, in runc's form (`descriptors.json`: a list of three names
 //! such as `pipe:[4711]`), and on restore each gets a stream of whoever restores.
@@ -76,7 +76,9 @@ fn foreign_file(pid: i32, number: usize, path: &str, mounts: &BTreeSet<u64>) -> 
     let stat = nix::sys::stat::stat(path).ok()?;
     let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
     let mount = field(&format!("/proc/{pid}/fdinfo/{number}"), "mnt_id:", 10)?;
-    let foreign = kind == SFlag::S_IFREG || kind == SFlag::S_IFCHR && !is_terminal(stat.st_rdev);
+    // CRIU looks for a FIFO among regular files too.
+    let foreign = matches!(kind, SFlag::S_IFREG | SFlag::S_IFIFO)
+        || kind == SFlag::S_IFCHR && !is_terminal(stat.st_rdev);
     (foreign && !mounts.contains(&mount)).then(|| format!("file[{mount:x}:{:x}]", stat.st_ino))
 }
 
