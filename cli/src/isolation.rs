@@ -8,8 +8,6 @@ use runtime::{Config, Isolation, MachineFiles, Wall, own_program};
 
 use crate::program::Failure;
 
-/// Where `bulkhead vm setup` puts the guest's image.
-pub const IMAGE: &str = "/var/lib/bulkhead/vm";
 /// Where a package puts the programs that users do not call, unless they lie beside this one.
 const PROGRAMS: &str = "/usr/libexec/bulkhead";
 

@@ -10,6 +10,7 @@ mod default_seccomp;
 mod duration;
 mod environment;
 mod foreground;
+mod guest_image;
 mod hints;
 mod isolation;
 mod log;

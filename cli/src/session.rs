@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use runtime::{Call, Container, Context, Rootless, Then, Wall, quote};
+use runtime::{Call, Container, Context, GuestImage, Rootless, Then, Wall, quote};
 
 use crate::environment::Environment;
 use crate::isolation;
@@ -126,7 +126,7 @@ impl Global {
             _ => {}
         }
         let wall = isolation::wall(self.isolation.as_deref())?;
-        let image = self.vm_image.as_deref().unwrap_or(Path::new(isolation::IMAGE));
+        let image = self.vm_image.as_deref().unwrap_or(Path::new(GuestImage::DIRECTORY));
         Ok((self.root(environment)?, rootless, wall, absolute(image)?))
     }
 

@@ -62,7 +62,7 @@ mod watcher;
 pub use cgroup::oom::{OomKill, OomWatch};
 pub use cgroup::stats::{BlockIoEntry, MemoryUse, Pressure, RdmaUse, Stall, Stats};
 pub use cgroup::victim::Victim;
-pub use check::{Facility, Failing, Findings, Standing, check_bundle, check_host};
+pub use check::{Facility, Failing, Findings, Standing, check_bundle, check_host, check_vm};
 pub use checkpoint::{
     CgroupMode, CheckpointOptions, CriuOptions, NetworkLock, RestoreOptions, criu_configuration,
     criu_program,

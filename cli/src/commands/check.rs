@@ -53,13 +53,14 @@ fn host(format: Format, session: &Session, environment: &Environment) -> Result<
     facilities.push(criu::facility(session.criu.as_deref(), &environment.path));
     let starts = !facilities.iter().any(|f| f.needed && f.standing == Standing::Missing);
     output::write(&match format {
-        Format::Table => host_table(&facilities),
+        Format::Table => table::render(&facility_rows(&facilities)),
         Format::Json => output::json(&json!({ "starts": starts, "host": facilities }))? + "\n",
     })?;
     Ok(u8::from(!starts))
 }
 
-fn host_table(facilities: &[Facility]) -> String {
+/// A table's rows, for people.
+pub fn facility_rows(facilities: &[Facility]) -> Vec<[String; 4]> {
     let header = ["FACILITY", "STATUS", "FOUND", "WHAT IS MISSING"].map(str::to_owned);
     let rows = facilities.iter().map(|facility| {
         [
@@ -69,7 +70,7 @@ fn host_table(facilities: &[Facility]) -> String {
             printable(&facility.advice),
         ]
     });
-    table::render(&[header].into_iter().chain(rows).collect::<Vec<_>>())
+    [header].into_iter().chain(rows).collect()
 }
 
 fn bundle(

@@ -23,6 +23,7 @@ mod start;
 mod state;
 mod r#try;
 mod update;
+mod vm;
 
 use clap::{ArgMatches, Args};
 
@@ -108,7 +109,7 @@ const fn entry<C: Command>() -> Entry {
 }
 
 /// Every command, sorted by name.
-static ENTRIES: [Entry; 22] = [
+static ENTRIES: [Entry; 23] = [
     entry::<check::Check>(),
     entry::<checkpoint::Checkpoint>(),
     entry::<completion::Completion>(),
@@ -131,6 +132,7 @@ static ENTRIES: [Entry; 22] = [
     entry::<state::State>(),
     entry::<r#try::Try>(),
     entry::<update::Update>(),
+    entry::<vm::Vm>(),
 ];
 
 /// The command of that name.

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -56,22 +55,30 @@ pub struct Facility {
 }
 
 impl Facility {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+    pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
         let found = found.into();
         Self { name, standing: Standing::Ok, needed: false, found, advice: String::new() }
     }
 
-    fn limited(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn limited(
+        name: &'static str,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
         let advice = advice.into();
         Self { standing: Standing::Limited, advice, ..Self::ok(name, found) }
     }
 
-    fn missing(name: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    pub(super) fn missing(
+        name: &'static str,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
         let advice = advice.into();
         Self { standing: Standing::Missing, advice, ..Self::ok(name, found) }
     }
 
-    fn needed(self) -> Self {
+    pub(super) fn needed(self) -> Self {
         Self { needed: true, ..self }
     }
 }
@@ -114,7 +121,7 @@ pub fn check_host(search: &OsStr, manager: &ServiceManager) -> Result<Vec<Facili
         ),
         keyrings(),
         core_scheduling(),
-        kvm(),
+        super::vm::kvm(),
     ])
 }
 
@@ -417,34 +424,6 @@ fn core_scheduling() -> Facility {
             }
             Facility::missing(NAME, found, advice)
         }
-    }
-}
-
-/// `KVM_CAP_USER_MEMORY` of `linux/kvm.h`.
-const USER_MEMORY: i32 = 3;
-
-fn kvm() -> Facility {
-    const NAME: &str = "KVM";
-    let advice = "containers behind a virtual machine, which this version does not have yet, would not \
-                  start: a processor with virtualisation, the module kvm, and access to /dev/kvm";
-    let device = match fs::File::options().read(true).write(true).open("/dev/kvm") {
-        Ok(device) => device,
-        Err(error) => {
-            let found = match error.kind() {
-                std::io::ErrorKind::NotFound => "no /dev/kvm".to_owned(),
-                _ => format!("/dev/kvm: {error}"),
-            };
-            return Facility::missing(NAME, found, advice);
-        }
-    };
-    let version = sys::kvm::version(device.as_fd());
-    let memory = sys::kvm::extension(device.as_fd(), USER_MEMORY);
-    match (version, memory) {
-        (Ok(version), Ok(1..)) => Facility::ok(NAME, format!("version {version}")),
-        (Err(failure), _) | (_, Err(failure)) => {
-            Facility::missing(NAME, failure.to_string(), advice)
-        }
-        (Ok(_), Ok(_)) => Facility::missing(NAME, "without KVM_CAP_USER_MEMORY", advice),
     }
 }
 

@@ -16,8 +16,10 @@ mod identity;
 mod image;
 mod power;
 mod tree;
+mod vm;
 
 pub use host::{Facility, Standing, check_host};
+pub use vm::check_vm;
 
 use std::ffi::OsStr;
 use std::path::Path;

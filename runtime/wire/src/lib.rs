@@ -43,7 +43,7 @@ macro_rules! version {
 
 /// Version of the messages. Host and agent of different versions do not talk.
 pub const VERSION: u32 = version!();
-/// What the agent says of itself first, on the console; and, as it lies in the program's file, that by which
+/// What the agent says of itself when it is run by hand; and, as it lies in the program's file, that by which
 /// `bulkhead vm setup` tells an agent from other programs, and its version: behind the [`IDENTITY_MARK`] its own
 /// version, a blank and that of the messages.
 pub const IDENTITY: &str =
