@@ -68,7 +68,8 @@ fn guest_listing(guests: &[GuestProcess], options: &[OsString]) -> Result<String
         let reason = "ps runs on the host and cannot see the processes of a virtual machine";
         return Err(Failure::message(format!("ps options {:?}: {reason}", options.join(" "))));
     }
-    let mut text = format!("{:<8} {:>7} {:>7}  C STIME TTY          TIME CMD\n", "UID", "PID", "PPID");
+    let mut text =
+        format!("{:<8} {:>7} {:>7}  C STIME TTY          TIME CMD\n", "UID", "PID", "PPID");
     for row in guests {
         let (hours, minutes, seconds) = (row.time / 3600, row.time / 60 % 60, row.time % 60);
         let (hour, minute) = (row.started / 3600 % 24, row.started / 60 % 60);

@@ -94,9 +94,8 @@ impl<P, S> Arrivals<P, S> {
         // Streams that were not announced are closed with it.
         let taken = NAMES.map(|name| self.streams.remove(&key(name)));
         let mut taken = taken.into_iter().zip(announced);
-        let streams = [(); 3].map(|()| {
-            taken.next().and_then(|(stream, announced)| stream.filter(|_| announced))
-        });
+        let streams = [(); 3]
+            .map(|()| taken.next().and_then(|(stream, announced)| stream.filter(|_| announced)));
         Some(Complete { process, streams: streams.map(|stream| stream.map(|(stream, _)| stream)) })
     }
 

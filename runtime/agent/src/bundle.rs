@@ -145,7 +145,10 @@ fn make_directory(path: &Path) -> Result<()> {
     let made = match builder.create(path) {
         Err(error) if error.kind() == Io::NotFound => {
             let parent = path.parent().unwrap_or(path);
-            builder.recursive(true).create(parent).and_then(|()| builder.recursive(false).create(path))
+            builder
+                .recursive(true)
+                .create(parent)
+                .and_then(|()| builder.recursive(false).create(path))
         }
         made => made,
     };

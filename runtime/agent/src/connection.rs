@@ -58,7 +58,7 @@ impl Connection {
     pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Received<T>, Broken> {
         let mut chunk = Vec::new();
         loop {
-            if let Some(message) = self.frames.next()? {
+            if let Some(message) = self.frames.take()? {
                 return Ok(Received::Message(message));
             }
             chunk.resize(self.frames.wanted().min(CHUNK), 0);
@@ -178,11 +178,7 @@ pub fn wait(
     }
 }
 
-fn wait_one(
-    fd: BorrowedFd<'_>,
-    events: PollFlags,
-    end: Option<Instant>,
-) -> Result<bool, Failure> {
+fn wait_one(fd: BorrowedFd<'_>, events: PollFlags, end: Option<Instant>) -> Result<bool, Failure> {
     Ok(wait(&[(fd, events)], end)?.iter().any(|ready| !ready.is_empty()))
 }
 

@@ -91,7 +91,8 @@ fn replace(config: &mut Value, disks: &[(u32, Number)]) -> Result<()> {
         set(device, new);
     }
     if let Some(Value::Array(rules)) = config.pointer_mut("/linux/resources/devices") {
-        *rules = std::mem::take(rules).into_iter().flat_map(|rule| changed(rule, &changes)).collect();
+        *rules =
+            std::mem::take(rules).into_iter().flat_map(|rule| changed(rule, &changes)).collect();
     }
     for list in BLOCK_IO {
         let entries = config.pointer_mut(&format!("/linux/resources/blockIO/{list}"));
@@ -148,10 +149,7 @@ mod tests {
     #[test]
     fn names() {
         let names = [0, 1, 25, 26, 27, 51, 52, 701, 702].map(name);
-        assert_eq!(
-            names,
-            ["vda", "vdb", "vdz", "vdaa", "vdab", "vdaz", "vdba", "vdzz", "vdaaa"]
-        );
+        assert_eq!(names, ["vda", "vdb", "vdz", "vdaa", "vdab", "vdaz", "vdba", "vdzz", "vdaaa"]);
         assert_eq!(parse("254:16"), Some((254, 16)));
         assert_eq!(parse("254"), None);
         assert!(is_read_only(u32::MAX).unwrap_err().to_string().contains("ENOENT"));

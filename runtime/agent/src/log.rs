@@ -13,7 +13,7 @@ pub fn say(text: &str) {
     let line: String = text.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
     let kernel = File::options().write(true).open("/dev/kmsg");
     let _ = match kernel {
-        Ok(mut log) => write!(log, "{LEVEL}bulkhead-agent: {line}\n"),
+        Ok(mut log) => writeln!(log, "{LEVEL}bulkhead-agent: {line}"),
         Err(_) => writeln!(std::io::stderr(), "bulkhead-agent: {line}"),
     };
 }

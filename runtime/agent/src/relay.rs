@@ -176,7 +176,8 @@ mod tests {
         loop {
             match writer.write(&[b'x'; 4096]) {
                 Ok(length) => sent += length as u64,
-                Err(_) if relay.wanted().is_some_and(|(_, events)| events == PollFlags::POLLIN) => {}
+                Err(_) if relay.wanted().is_some_and(|(_, events)| events == PollFlags::POLLIN) => {
+                }
                 Err(_) => break,
             }
             relay.run();

@@ -18,11 +18,7 @@ struct Entropy {
     bytes: [u8; LONGEST],
 }
 
-nix::ioctl_write_ptr_bad!(
-    add,
-    nix::request_code_write!(b'R', 0x03, 2 * size_of::<i32>()),
-    Entropy
-);
+nix::ioctl_write_ptr_bad!(add, nix::request_code_write!(b'R', 0x03, 2 * size_of::<i32>()), Entropy);
 
 /// Mixes random bytes into the kernel's pool and credits them; what is beyond 512 of them is left out.
 /// `RNDADDENTROPY`, random(4).

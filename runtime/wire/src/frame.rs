@@ -61,7 +61,7 @@ impl Frames {
     /// # Errors
     ///
     /// The frame is longer than [`LONGEST`], or no such message.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Broken> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Broken> {
         let Some(length) = self.length() else { return Ok(None) };
         if length > LONGEST {
             return Err(Broken(format!("a frame of {length} bytes is longer than {LONGEST}")));
@@ -90,7 +90,7 @@ mod tests {
         let mut seen = Vec::new();
         for byte in bytes {
             frames.push(&[byte]);
-            seen.extend(frames.next::<String>().unwrap());
+            seen.extend(frames.take::<String>().unwrap());
         }
         assert_eq!(seen, ["one", "two"]);
         assert_eq!(frames.wanted(), HEADER);
@@ -106,7 +106,7 @@ mod tests {
             frames.push(&bytes[read..end]);
             read = end;
         }
-        assert_eq!((read, frames.next::<String>().unwrap().as_deref()), (bytes.len(), Some("one")));
+        assert_eq!((read, frames.take::<String>().unwrap().as_deref()), (bytes.len(), Some("one")));
     }
 
     #[test]
@@ -114,10 +114,10 @@ mod tests {
         let mut frames = Frames::default();
         frames.push(&u32::MAX.to_le_bytes());
         assert!(frames.wanted() <= LONGEST);
-        assert!(frames.next::<String>().unwrap_err().0.contains("longer than"));
+        assert!(frames.take::<String>().unwrap_err().0.contains("longer than"));
         let mut frames = Frames::default();
         frames.push(&[&3u32.to_le_bytes()[..], b"[1]"].concat());
-        assert!(frames.next::<String>().unwrap_err().0.starts_with("no message"));
+        assert!(frames.take::<String>().unwrap_err().0.starts_with("no message"));
         assert!(frame(&"x".repeat(LONGEST)).is_err());
     }
 }

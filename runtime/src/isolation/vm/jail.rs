@@ -132,7 +132,7 @@ fn process(container: &Spec) -> Process {
         .set_env(None)
         .set_cwd(PathBuf::from("/"))
         .set_terminal(asked.terminal())
-        .set_console_size(asked.console_size().clone())
+        .set_console_size(asked.console_size())
         .set_oom_score_adj(asked.oom_score_adj())
         .set_capabilities(None)
         .set_rlimits(None)

@@ -130,7 +130,7 @@ impl Connection {
     /// Takes what is there, without waiting.
     pub(crate) fn take<T: DeserializeOwned>(&mut self) -> Result<Taken<T>> {
         loop {
-            let next = self.frames.next().map_err(|broken| silent("hear from", &broken.0))?;
+            let next = self.frames.take().map_err(|broken| silent("hear from", &broken.0))?;
             if let Some(message) = next {
                 return Ok(Taken::Message(message));
             }
