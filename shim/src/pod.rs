@@ -323,10 +323,9 @@ impl Pod {
         let init = Arc::clone(&container.init);
         let thread = thread::Builder::new().name("remains".to_owned()).stack_size(STACK);
         let spawned = thread.spawn(move || {
-            match container.handle().map(|handle| handle.kill_all(SIGKILL)) {
-                Ok(Err(error)) => pod.log.warn(&error.to_string()),
-                // Of one that was never restored nothing is left.
-                _ => {}
+            // Of one that was never restored nothing is left.
+            if let Ok(Err(error)) = container.handle().map(|handle| handle.kill_all(SIGKILL)) {
+                pod.log.warn(&error.to_string());
             }
             if !waits {
                 pod.tell(&container.init);

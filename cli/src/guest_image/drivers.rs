@@ -121,8 +121,8 @@ struct Entry<'t> {
 
 impl<'t> List<'t> {
     fn parse(built_in: &'t str, dependencies: &'t str, soft: &'t str, aliases: &'t str) -> Self {
-        let mut list = Self::default();
-        list.built_in = built_in.lines().map(|line| name(line.trim())).collect();
+        let built_in = built_in.lines().map(|line| name(line.trim())).collect();
+        let mut list = Self { built_in, ..Self::default() };
         for line in dependencies.lines() {
             let Some((file, needs)) = line.split_once(':') else { continue };
             let needs = needs.split_ascii_whitespace().collect();
