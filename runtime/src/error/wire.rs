@@ -136,7 +136,7 @@ mod tests {
         assert_eq!(came.subject, "\\u{1b}[2J");
         assert_eq!(came.cause, Cause::Reason("a\\nb".to_owned()));
         let odd = Error::from(error(Some("no call".to_owned())));
-        assert_eq!(odd.cause, Cause::Reason("no call: EIO (i/o error)".to_owned()));
+        assert_eq!(odd.cause, Cause::Reason("no call: EIO (i/O error)".to_owned()));
         for number in 0..2 * MOST_CALLS {
             let _ = Error::from(error(Some(format!("call{number}"))));
         }
