@@ -47,10 +47,11 @@ fn virtual_machine() -> Vec<Test> {
         test(
             section,
             "F66 F67",
-            "a configuration for virtual machines too runs here",
+            "a configuration for virtual machines too runs here, when it asks for namespaces",
             move |lab| {
                 lab.report(|spec| {
                     spec["ociVersion"] = json!("1.3.0");
+                    spec["annotations"] = json!({ "io.bulkhead.isolation": "namespaces" });
                     spec["vm"] = machine();
                 })
                 .map(drop)

@@ -105,7 +105,13 @@ mod tests {
     use super::*;
     use crate::error::Context;
 
+    /// In this order: what the second does to the names that are kept would be in the first one's way.
     #[test]
+    fn errors_of_a_friendly_and_of_a_hostile_guest() {
+        an_error_comes_back_as_it_went();
+        a_hostile_guest_can_neither_fill_memory_nor_write_to_the_terminal();
+    }
+
     fn an_error_comes_back_as_it_went() {
         let failure = Failure { call: "prctl(PR_SET_NAME)", errno: Errno::EBUSY };
         let call = Err::<(), _>(failure).context("mount", "\"/proc\"").unwrap_err();
@@ -122,7 +128,6 @@ mod tests {
         }
     }
 
-    #[test]
     fn a_hostile_guest_can_neither_fill_memory_nor_write_to_the_terminal() {
         let error = |call: Option<String>| wire::Error {
             kind: wire::ErrorKind::System,
