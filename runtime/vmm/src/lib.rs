@@ -33,7 +33,9 @@ mod ports;
 mod vcpu;
 mod virtio;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+#[cfg(any(test, fuzzing))]
 mod testing;
 #[cfg(test)]
 mod tests;

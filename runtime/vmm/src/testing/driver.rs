@@ -106,6 +106,17 @@ impl Driver {
         self.transport.write(register, &value.to_le_bytes());
     }
 
+    /// How many queues the device has.
+    pub(crate) fn queues(&self) -> usize {
+        self.available.len()
+    }
+
+    /// Reads and writes registers with any width.
+    pub(crate) fn access(&self, offset: u64, bytes: &mut [u8]) {
+        self.transport.read(offset, bytes);
+        self.transport.write(offset, bytes);
+    }
+
     /// The configuration space.
     pub(crate) fn configuration(&self, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0x55; length];
@@ -251,6 +262,11 @@ impl Driver {
 
     pub(crate) fn put(&self, at: u64, bytes: &[u8]) {
         self.memory.write_slice(bytes, GuestAddress(at)).unwrap();
+    }
+
+    /// Writes what of it is memory.
+    pub(crate) fn try_put(&self, at: u64, bytes: &[u8]) {
+        let _ = self.memory.write(bytes, GuestAddress(at));
     }
 
     pub(crate) fn peek(&self, at: u64, length: usize) -> Vec<u8> {

@@ -1,7 +1,12 @@
-//! What the tests of this crate share.
+//! What the tests of this crate share, and what the fuzzer uses of it.
 
+#![allow(clippy::unwrap_used, reason = "a test, or a fuzzer, is to end there")]
+#![cfg_attr(fuzzing, allow(dead_code))]
+
+#[cfg(test)]
 pub(crate) mod code;
 pub(crate) mod driver;
+#[cfg(test)]
 pub(crate) mod guest;
 
 use std::fs::File;
