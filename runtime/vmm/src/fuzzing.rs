@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, reason = "a fuzzer is to end there")]
 
 mod input;
+mod shares;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::devices::entropy::Entropy;
 use crate::testing::driver::{DATA, Driver, readable, writable};
 use crate::testing::file;
 
+pub use self::shares::fs;
 pub use self::sockets::vsock;
 
 /// Registers, and rings before they are set up; the device is the simplest.

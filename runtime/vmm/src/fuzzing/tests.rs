@@ -10,6 +10,7 @@ fn seeds_hold() {
         ("block", super::block),
         ("vsock", super::vsock),
         ("balloon", super::balloon),
+        ("fs", super::fs),
     ] {
         let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
         let mut count = 0;

@@ -186,6 +186,19 @@ fn a_reset_of_the_device_ends_what_is_connected_and_keeps_what_is_not() {
     assert_eq!(guest.next().unwrap().data, b"still there");
 }
 
+/// The event loop comes to rest, though somebody waits at the door of a device that is given up.
+#[test]
+fn a_guest_that_gives_the_device_up_costs_nothing() {
+    let (mut guest, mut joined) = guest(false);
+    connect(&mut guest);
+    guest.driver.set(0x70, 15 | 128);
+    let _waiting = UnixStream::connect(&guest.path).unwrap();
+    guest.driver.turn();
+    joined.write_all(b"anybody there?").unwrap_err();
+    guest.set_up_again();
+    assert_eq!(guest.driver.get(0x70), 15);
+}
+
 /// 256 at a time, of which one is kept for the port.
 #[test]
 fn connections_are_bounded_whoever_opens_them() {

@@ -311,6 +311,10 @@ impl MutEventSubscriber for Loop {
             let _ = event.read();
         }
         if !state.set_up() {
+            // The driver has given it up. What it waits for stays ready, and would be heard of for ever.
+            if std::mem::take(&mut state.working) {
+                state.device.end(watch);
+            }
             return;
         }
         let State { device, rings, working, .. } = &mut *state;
