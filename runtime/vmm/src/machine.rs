@@ -23,7 +23,7 @@ use crate::filter::{self, Filters};
 use crate::layout::{
     ACPI_TABLES, GSI_END, KVM_IDENTITY_MAP, KVM_TSS, SERIAL_GSI, VIRTIO, VIRTIO_GSI, VIRTIO_SIZE,
 };
-use crate::memory;
+use crate::memory::{self, Log};
 use crate::ports::{self, Interrupt};
 use crate::vcpu::{self, Buses, Vcpu};
 use crate::virtio::{Device, Loop, NOTIFY, Transport};
@@ -42,8 +42,7 @@ pub struct Machine {
     tail: Tail,
     pub(crate) filters: Filters,
     // The last to go: processors and devices use both.
-    _vm: VmFd,
-    #[cfg_attr(not(test), expect(dead_code, reason = "it stays mapped"))]
+    vm: VmFd,
     pub(crate) memory: GuestMemoryMmap,
 }
 
@@ -64,7 +63,7 @@ impl Machine {
         let kvm = open(config.kvm)?;
         let vm = create_vm(&kvm)?;
         let memory = memory::create(config.memory)?;
-        memory::attach(&vm, &memory)?;
+        memory::attach(&vm, &memory, Log::Off)?;
 
         let files = Files {
             kernel: &mut config.kernel,
@@ -110,7 +109,7 @@ impl Machine {
             events,
             end,
             tail,
-            _vm: vm,
+            vm,
             memory,
         })
     }
@@ -138,6 +137,25 @@ impl Machine {
                     .say(Ending::Failed(Error::new("wait for events", format_args!("{error:?}"))));
             }
         }
+    }
+
+    /// Lets KVM remember which pages the guest's processors write.
+    ///
+    /// # Errors
+    ///
+    /// KVM cannot; the memory is as it was.
+    pub fn log_writes(&self) -> Result<()> {
+        memory::attach(&self.vm, &self.memory, Log::On)
+    }
+
+    /// The pages that processors have written since [`Self::log_writes`] or the last call of this, by their addresses in
+    /// the guest, in order. What devices have written is not among them.
+    ///
+    /// # Errors
+    ///
+    /// Nothing is remembered (`ENOENT`).
+    pub fn written(&self) -> Result<Vec<u64>> {
+        memory::written(&self.vm, &self.memory)
     }
 
     /// The last lines of the guest's console, at most `count`, of printable characters and bounded length.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::{
@@ -64,16 +64,23 @@ pub(crate) fn give_back(memory: &GuestMemoryMmap, start: GuestAddress, length: u
     }
 }
 
-/// Gives the memory to the machine.
+/// Whether KVM remembers the pages that processors write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Log {
+    Off,
+    On,
+}
+
+/// Gives the memory to the machine, or changes what is logged of it.
 #[allow(unsafe_code)]
-pub(crate) fn attach(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<()> {
+pub(crate) fn attach(vm: &VmFd, memory: &GuestMemoryMmap, log: Log) -> Result<()> {
     for (slot, region) in memory.iter().enumerate() {
         let host = memory
             .get_host_address(region.start_addr())
             .map_err(|error| Error::new("attach guest memory", error))?;
         let part = kvm_userspace_memory_region {
             slot: slot as u32,
-            flags: 0,
+            flags: if log == Log::On { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
             guest_phys_addr: region.start_addr().raw_value(),
             memory_size: region.len(),
             userspace_addr: host as u64,
@@ -85,6 +92,23 @@ pub(crate) fn attach(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The pages that processors have written since the log was switched on or read, by their addresses in the guest, in order.
+/// Pages that devices have written are not in it: those are written by the monitor.
+pub(crate) fn written(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<Vec<u64>> {
+    let mut pages = Vec::new();
+    for (slot, region) in memory.iter().enumerate() {
+        let log = vm.get_dirty_log(slot as u32, region.len() as usize).map_err(|error| {
+            Error::kvm("read which memory was written", "KVM_GET_DIRTY_LOG", error)
+        })?;
+        let start = region.start_addr().raw_value();
+        for (word, bits) in log.into_iter().enumerate() {
+            let set = (0..64).filter(|bit| bits & (1 << bit) != 0);
+            pages.extend(set.map(|bit| start + (word as u64 * 64 + bit) * PAGE));
+        }
+    }
+    Ok(pages)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod boot;
 mod disks;
 mod endings;
 mod interrupts;
+mod memory;
 #[cfg(feature = "misbehave")]
 mod misbehave;
 mod ports;
