@@ -32,7 +32,10 @@ fn what_cannot_be_made_says_why_and_leaves_nothing() {
     let mut config = guest.config("a", &["true"]);
     config["linux"]["namespaces"][0]["type"] = "nonsense".into();
     let error = guest.first("a", config, NONE).failure();
-    assert_eq!((error.kind, error.subject.as_str()), (ErrorKind::Invalid, "linux.namespaces[0].type"));
+    assert_eq!(
+        (error.kind, error.subject.as_str()),
+        (ErrorKind::Invalid, "linux.namespaces[0].type")
+    );
     guest.until_gone("a");
 
     let mut config = guest.config("a", &["true"]);

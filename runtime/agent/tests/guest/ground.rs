@@ -19,8 +19,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use wire::{
-    Answer, Call, Error, ErrorKind, Exec, First, Frames, Notice, Opening, Root, StreamName, Streams,
-    Token, Word,
+    Answer, Call, Error, ErrorKind, Exec, First, Frames, Notice, Opening, Root, StreamName,
+    Streams, Token, Word,
 };
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -140,8 +140,7 @@ impl Guest {
     /// A further process.
     pub fn exec(&self, container: &str, process: Value, streams: Streams) -> Process {
         let token = token();
-        let exec =
-            Exec { container: container.to_owned(), process, token: token.clone(), streams };
+        let exec = Exec { container: container.to_owned(), process, token: token.clone(), streams };
         // Streams may come first.
         let streams = self.streams(&token, streams);
         Process::new(self.open(&Opening::Exec(Box::new(exec))), streams)
@@ -203,13 +202,13 @@ impl Guest {
 
     /// Closes the hello connection. The guest is to end, without a fault.
     pub fn end(mut self) {
+        let agent = self.agent();
         self.hello = None;
-        self.ended();
+        self.ended(agent);
     }
 
-    /// Waits for the end of the guest.
-    pub fn ended(&mut self) {
-        let agent = self.agent();
+    /// Waits for the end of the guest, whose agent had this pid.
+    pub fn ended(&mut self, agent: Pid) {
         self.over = true;
         assert_eq!(waitpid(self.outside, None).unwrap(), WaitStatus::Exited(self.outside, 0));
         assert!(!Path::new(&format!("/proc/{agent}")).exists());
@@ -221,7 +220,8 @@ impl Drop for Guest {
         self.hello = None;
         if !self.over {
             if std::thread::panicking()
-                && let Ok(agent) = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.outside))
+                && let Ok(agent) =
+                    fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.outside))
                 && let Ok(agent) = agent.trim().parse()
             {
                 let _ = kill(Pid::from_raw(agent), Signal::SIGKILL);
@@ -289,7 +289,9 @@ fn rootfs(directory: &Path) {
         fs::create_dir_all(directory.join(name)).unwrap();
     }
     fs::copy(BUSYBOX, directory.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "echo", "sleep", "stty", "head", "tail", "setsid", "true", "yes", "kill"] {
+    for name in
+        ["sh", "cat", "echo", "sleep", "stty", "head", "tail", "setsid", "true", "yes", "kill"]
+    {
         std::os::unix::fs::symlink("busybox", directory.join("bin").join(name)).unwrap();
     }
     fs::write(directory.join("text"), "no program").unwrap();
@@ -361,7 +363,7 @@ impl Process {
     /// The error that it fails with, which is the last that is heard.
     pub fn failure(mut self) -> Error {
         let answer = self.answer();
-        assert_eq!(self.connection.read(&mut [0]).unwrap(), 0);
+        self.close();
         match answer {
             Answer::Failed(error) => error,
             other => panic!("{other:?}"),
@@ -373,14 +375,18 @@ impl Process {
         to_end(self.stdout.take().unwrap())
     }
 
+    /// Nothing more is to come. The host closes first.
+    fn close(&mut self) {
+        self.connection.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert!(self.connection.read(&mut [0]).is_err(), "more after the end");
+        self.connection.shutdown(Shutdown::Both).unwrap();
+    }
+
     /// Waits for its end: the status.
     pub fn exited(&mut self) -> u8 {
         match self.answer() {
             Answer::Exited { status } => {
-                // The host closes first.
-                self.connection.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-                assert!(self.connection.read(&mut [0]).is_err(), "more after the end");
-                self.connection.shutdown(Shutdown::Both).unwrap();
+                self.close();
                 status
             }
             other => panic!("{other:?}"),
@@ -407,7 +413,7 @@ pub fn read_until(stream: &mut UnixStream, text: &str) -> String {
 
 fn receive<T: DeserializeOwned>(socket: &mut UnixStream, frames: &mut Frames) -> io::Result<T> {
     loop {
-        if let Some(message) = frames.next().map_err(io::Error::other)? {
+        if let Some(message) = frames.take().map_err(io::Error::other)? {
             return Ok(message);
         }
         let mut chunk = vec![0; frames.wanted()];

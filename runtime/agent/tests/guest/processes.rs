@@ -6,9 +6,7 @@ use std::net::Shutdown;
 use nix::sys::signal::{Signal, kill};
 use wire::{Answer, ErrorKind, Size, Word};
 
-use crate::ground::{
-    ALL, Guest, NONE, OUT, TERMINAL, on_terminal, process, read_until, until,
-};
+use crate::ground::{ALL, Guest, NONE, OUT, TERMINAL, on_terminal, process, read_until, until};
 
 #[test]
 fn a_further_process() {
@@ -107,7 +105,8 @@ fn a_terminal_has_the_size_of_the_hosts() {
     first.say(Word::Resize(Size { columns: 132, rows: 43 }));
     // Words are heard in their order, which says nothing of the stream beside them: a signal is behind the size.
     first.say(Word::Signal(0));
-    let mut exec = guest.exec("a", on_terminal(process(&["sh", "-c", "stty size; exit 6"])), TERMINAL);
+    let mut exec =
+        guest.exec("a", on_terminal(process(&["sh", "-c", "stty size; exit 6"])), TERMINAL);
     exec.created();
     exec.say(Word::Resize(Size { columns: 7, rows: 8 }));
     exec.say(Word::Start);
@@ -124,16 +123,28 @@ fn a_terminal_has_the_size_of_the_hosts() {
 #[test]
 fn typing_goes_to_the_terminals_program_and_ends_nothing_else() {
     let guest = Guest::new();
-    let mut config = guest.config("a", &["sh", "-c", "sleep 1000"]);
-    config["process"] = on_terminal(config["process"].clone());
-    let mut first = guest.first("a", config, TERMINAL);
-    first.start();
-    // The end of typing is not the end.
-    let mut stdin = first.stdin.take().unwrap();
-    stdin.write_all(b"\x03").unwrap();
+    let mut first = guest.shell("a", "sleep 1000", NONE);
+    let script = "read x; echo got $x; exec sleep 1000";
+    let mut exec = guest.exec("a", on_terminal(process(&["sh", "-c", script])), TERMINAL);
+    exec.start();
+    let mut stdin = exec.stdin.take().unwrap();
+    let mut shown = exec.stdout.take().unwrap();
+    stdin.write_all(b"word\n").unwrap();
     stdin.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(first.output(), "^C");
-    assert_eq!(first.exited(), 130);
+    drop(stdin);
+    // The end of typing is not the end.
+    assert_eq!(read_until(&mut shown, "got word\r\n"), "word\r\ngot word\r\n");
+    exec.say(Word::Signal(2));
+    assert_eq!(crate::ground::to_end(shown), "");
+    assert_eq!(exec.exited(), 130);
+
+    let mut exec = guest.exec("a", on_terminal(process(&["sleep", "1000"])), TERMINAL);
+    exec.start();
+    exec.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
+    assert_eq!(exec.output(), "^C");
+    assert_eq!(exec.exited(), 130);
+    first.say(Word::Signal(9));
+    assert_eq!(first.exited(), 137);
     guest.end();
 }
 
@@ -141,7 +152,8 @@ fn typing_goes_to_the_terminals_program_and_ends_nothing_else() {
 fn orphans_are_reaped() {
     let guest = Guest::new();
     // No pid namespace of its own: what it leaves behind is the agent's.
-    let mut config = guest.config("a", &["sh", "-c", "(sh -c 'sleep 0.1' &) ; echo done; sleep 1000"]);
+    let mut config =
+        guest.config("a", &["sh", "-c", "(sh -c 'sleep 0.1' &) ; echo done; sleep 1000"]);
     config["linux"]["namespaces"].as_array_mut().unwrap().remove(0);
     let mut first = guest.first("a", config, OUT);
     first.start();
@@ -170,7 +182,8 @@ fn a_host_that_is_gone_takes_everything_with_it() {
 fn a_signal_to_the_first_process_ends_the_guest() {
     let mut guest = Guest::new();
     let first = guest.shell("a", "sleep 1000", ALL);
-    kill(guest.agent(), Signal::SIGTERM).unwrap();
-    guest.ended();
+    let agent = guest.agent();
+    kill(agent, Signal::SIGTERM).unwrap();
+    guest.ended(agent);
     drop(first);
 }
