@@ -3,7 +3,7 @@
 use serde_json::json;
 use wire::{Answer, Call, ErrorKind, Notice, Word};
 
-use crate::ground::{ALL, Guest, NONE, OUT, process, to_end, until};
+use crate::ground::{ALL, Guest, NONE, OUT, to_end, until};
 
 #[test]
 fn the_life_of_a_container() {
@@ -156,16 +156,15 @@ fn calls_about_a_container() {
 #[test]
 fn kills_for_want_of_memory_are_told() {
     let mut guest = Guest::new();
-    let script = "head -c 100m /dev/zero | tail >/dev/null; echo $?";
-    let mut config = guest.config("a", &["sh", "-c", script]);
+    // It keeps what it has read until there is a line.
+    let mut config = guest.config("a", &["tail", "/dev/zero"]);
     config["linux"]["resources"] = json!({ "memory": { "limit": 16 << 20, "swap": 16 << 20 } });
-    config["mounts"][1]["options"] = json!(["size=64k", "mode=755"]);
-    let mut first = guest.first("a", config, OUT);
+    let mut first = guest.first("a", config, NONE);
     first.start();
-    assert_eq!(first.output(), "137\n");
     let Notice::OutOfMemory { container, kills } = guest.notice() else { panic!("no kill") };
-    assert_eq!((container.as_str(), kills), ("a", 1));
-    assert_eq!(first.exited(), 0);
+    // Cgroup v1 tells of attempts too.
+    assert!(container == "a" && kills >= 1, "{container} {kills}");
+    assert_eq!(first.exited(), 137);
     guest.end();
 }
 
@@ -183,6 +182,5 @@ fn hooks_of_the_guest_run_in_the_bundle() {
     let state: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(seen).unwrap()).unwrap();
     assert_eq!(state["bundle"], "/run/bulkhead/bundles/a");
-    let _ = process(&[]);
     guest.end();
 }

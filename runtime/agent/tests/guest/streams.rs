@@ -79,12 +79,8 @@ fn the_exit_comes_after_the_last_byte() {
     connection.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     // Whoever does not read holds the program up.
     std::thread::sleep(Duration::from_millis(100));
-    let Call::Processes { container } = (Call::Processes { container: "a".to_owned() }) else {
-        unreachable!()
-    };
-    let wire::Answer::Processes(rows) = guest.call(Call::Processes { container }) else {
-        panic!("no rows")
-    };
+    let call = Call::Processes { container: "a".to_owned() };
+    let wire::Answer::Processes(rows) = guest.call(call) else { panic!("no rows") };
     assert_eq!(rows.len(), 1);
     assert_eq!(first.output().len(), 3_000_000);
     assert_eq!(first.exited(), 0);
