@@ -79,6 +79,13 @@ enum Then {
     End,
 }
 
+/// Whether a candidate has said what it is, and is none any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    All,
+    NotAll,
+}
+
 impl Server {
     fn new(hello: Connection, listener: OwnedFd) -> Result<Self> {
         runtime::keep_child_statuses()?;
@@ -114,9 +121,12 @@ impl Server {
                     Source::Candidate(index) => heard.push(index),
                 }
             }
-            // From the last on, so that the numbers of the others stay.
-            for index in heard.into_iter().rev() {
-                self.hear(index);
+            // In the order in which they came: of two that want one place the first gets it.
+            let mut gone = 0;
+            for index in heard {
+                if self.hear(index - gone) == Heard::All {
+                    gone += 1;
+                }
             }
         }
     }
@@ -212,9 +222,9 @@ impl Server {
         }
     }
 
-    fn hear(&mut self, index: usize) {
+    fn hear(&mut self, index: usize) -> Heard {
         match self.candidates[index].connection.receive() {
-            Ok(Received::Nothing) => {}
+            Ok(Received::Nothing) => return Heard::NotAll,
             Ok(Received::Closed) => drop(self.candidates.remove(index)),
             Ok(Received::Message(opening)) => {
                 let connection = self.candidates.remove(index).connection;
@@ -226,6 +236,7 @@ impl Server {
                 refuse(&connection, &error);
             }
         }
+        Heard::All
     }
 
     fn open(&mut self, opening: Opening, connection: Connection) {
