@@ -5,6 +5,7 @@
 
 mod api;
 mod basics;
+mod checkpoint;
 mod configuration;
 mod events;
 mod faults;
@@ -37,6 +38,7 @@ pub const CLIENT: Client = Client {
         all.extend(events::scenarios());
         all.extend(api::scenarios());
         all.extend(host::scenarios());
+        all.extend(checkpoint::scenarios());
         all.extend(faults::scenarios());
         all.extend(debian::scenarios::<Ctr>());
         all.extend(soak::scenarios());
