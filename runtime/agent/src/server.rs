@@ -20,7 +20,7 @@ use wire::{Answer, Notice, Opening};
 use crate::arrivals::{Arrivals, Complete, DEADLINE, Twice};
 use crate::connection::{self, Connection, Received};
 use crate::keeper::{Keeper, Request};
-use crate::{call, log};
+use crate::{call, log, vsock};
 
 /// How many connections may be without their process. More of them wait to be accepted.
 const MOST: usize = 1024;
@@ -203,6 +203,7 @@ impl Server {
     fn accept(&mut self) {
         while self.waiting() < MOST {
             let accepted = match runtime::accept(self.listener.as_fd()) {
+                Ok(fd) if !vsock::is_from_host(fd.as_fd()) => continue,
                 Ok(fd) => Connection::new(fd),
                 Err(failure) if failure.errno == Errno::EAGAIN => return,
                 Err(failure) if failure.errno == Errno::ECONNABORTED => continue,

@@ -1,9 +1,10 @@
 //! Sockets between the guest and its host. vsock(7).
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, bind, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, VsockAddr, bind, connect,
+    getpeername, listen, socket,
 };
 use runtime::{Call, Context, Failure, Result};
 
@@ -27,6 +28,13 @@ pub fn connect_to_host(port: u32) -> Result<OwnedFd> {
         Ok(socket)
     });
     connected.context("connect to", format!("port {port} of the host"))
+}
+
+/// Whether a connection is not one that a process of the guest has made, by an address of its own machine: containers
+/// have sockets of this kind, for which there are no namespaces.
+pub fn is_from_host(connection: BorrowedFd<'_>) -> bool {
+    let peer = getpeername::<SockaddrStorage>(connection.as_raw_fd());
+    peer.is_ok_and(|peer| peer.as_vsock_addr().is_none_or(|address| address.cid() == HOST))
 }
 
 /// Listens on a port of the guest.

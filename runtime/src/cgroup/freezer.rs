@@ -22,6 +22,9 @@ use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, quote};
 /// A process in an uninterruptible wait holds a freeze up for as long as it waits.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How often is looked whether what is not frozen are kernel threads alone.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// The group that freezes, and how.
 enum Freezer<'a> {
     V1(&'a Group),
@@ -182,14 +185,44 @@ fn write_and_wait(group: &Group, value: &str) -> Result<bool, Failure> {
         if text.lines().any(|l| l == wanted) {
             return Ok(true);
         }
+        if value == "1" && only_kernel_threads_run(group)? {
+            return Ok(true);
+        }
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Ok(false);
         }
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let timeout = PollTimeout::try_from(left.min(LOOK)).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(events.as_fd(), PollFlags::POLLPRI)], timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).call("poll"),
         }
     }
+}
+
+/// Whether the cgroup holds kernel threads and everything else in it is frozen. KVM has a thread in the cgroup of a
+/// machine that recovers large pages; the kernel freezes no thread of its own, and with one in it never says that
+/// a cgroup is frozen.
+fn only_kernel_threads_run(group: &Group) -> Result<bool, Failure> {
+    /// `PF_KTHREAD` of <linux/sched.h>.
+    const KERNEL: u64 = 0x0020_0000;
+    /// Where a frozen thread waits (proc(5), wchan); the compiler may put the first into the second.
+    const FROZEN: [&str; 2] = ["do_freezer_trap", "get_signal"];
+    let threads = knob::read(&group.dir, "cgroup.threads")?;
+    let mut found = false;
+    for thread in threads.lines() {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{thread}/stat")) else { continue };
+        // The name may hold anything, so fields count from its closing parenthesis: the ninth is the seventh there.
+        let flags = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(6));
+        let flags = flags.and_then(|flags| flags.parse::<u64>().ok());
+        if flags.is_some_and(|flags| flags & KERNEL != 0) {
+            found = true;
+            continue;
+        }
+        let place = std::fs::read_to_string(format!("/proc/{thread}/wchan"));
+        if !place.is_ok_and(|place| FROZEN.contains(&place.trim_end_matches('\0'))) {
+            return Ok(false);
+        }
+    }
+    Ok(found)
 }

@@ -204,23 +204,10 @@ fn place(number: usize) -> PathBuf {
     Path::new(wire::SHARES).join(number.to_string())
 }
 
-/// Options that the host's mount of a share takes from the container's.
-const HOSTS: [&str; 22] = [
-    "bind",
-    "rbind",
+/// Options that the host's mount of a share has as well.
+const BOTH: [&str; 9] = [
     "ro",
     "rro",
-    "idmap",
-    "ridmap",
-    "private",
-    "rprivate",
-    "slave",
-    "rslave",
-    "shared",
-    "rshared",
-    "unbindable",
-    "runbindable",
-    "src-nofollow",
     "noatime",
     "nodiratime",
     "relatime",
@@ -229,9 +216,8 @@ const HOSTS: [&str; 22] = [
     "atime",
     "diratime",
 ];
-
-/// Of those, what has no meaning in the guest any more.
-const HOSTS_ALONE: [&str; 11] = [
+/// Options that the host's mount of a share has in the place of the guest's.
+const HOSTS: [&str; 11] = [
     "idmap",
     "ridmap",
     "private",
@@ -267,7 +253,9 @@ fn share_mounts(spec: &mut Spec, bundle: &Path, shares: &mut Vec<Share>) -> Resu
             .ok_or_else(|| Error::invalid(format!("mounts[{index}].source"), "is missing"))?;
         let number = shares.len();
         let mut on_host = vec![depth];
-        on_host.extend(options.iter().filter(|word| HOSTS.contains(&word.as_str())).cloned());
+        let hosts =
+            |word: &&String| BOTH.contains(&word.as_str()) || HOSTS.contains(&word.as_str());
+        on_host.extend(options.iter().filter(hosts).cloned());
         on_host.extend(HARMLESS.map(str::to_owned));
         let mappings = (mount.uid_mappings().clone(), mount.gid_mappings().clone());
         shares.push(Share {
@@ -276,7 +264,7 @@ fn share_mounts(spec: &mut Spec, bundle: &Path, shares: &mut Vec<Share>) -> Resu
             options: on_host,
             mappings,
         });
-        let inside = options.into_iter().filter(|word| !HOSTS_ALONE.contains(&word.as_str()));
+        let inside = options.into_iter().filter(|word| !HOSTS.contains(&word.as_str()));
         mount
             .set_options(Some(inside.collect()))
             .set_source(Some(place(number)))
