@@ -21,7 +21,6 @@ use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::faults::Faults;
 use crate::hooks::Kind;
 use crate::host::{self, Host};
-use crate::isolation::vm::calls;
 use crate::keyring::Keyring;
 use crate::lifecycle::Hooks;
 use crate::options::{Console, CreateOptions, ExecOptions, Parent, Then};
@@ -644,7 +643,7 @@ impl Container {
     /// `Unsupported` when the container has none.
     pub fn stats(&self) -> Result<Stats> {
         if self.record.machine.is_some() && self.record.alive()? {
-            return calls::stats(self.dir.fd(), &self.record.id);
+            return self.measure_machine();
         }
         Ok(self.required_cgroup("measure")?.stats())
     }

@@ -102,12 +102,14 @@ pub(crate) fn create(
         machine.adapt(&mut plan.mounts);
         record.rootfs = machine.rootfs().to_owned();
         record.machine = Some(machine.recorded());
-        dir.make_jail()?;
     }
     let mut undo = Undo { dir: Some(dir), record, cgroup_made: false, poststop: None };
     // After the name is taken: whose process that is, is told by its name. Before anything is recorded.
     plan.cgroup.refuse_occupied()?;
     let dir = undo.dir.as_ref().expect("set above");
+    if machine.is_some() {
+        dir.make_jail()?;
+    }
     dir.write_config(&stored_spec(options))?;
     dir.write_record(&undo.record)?;
     if notify.is_some() {

@@ -13,6 +13,8 @@
 
 mod wire;
 
+pub(crate) use wire::clean;
+
 use std::fmt;
 use std::path::Path;
 

@@ -293,8 +293,12 @@ impl<'a> Watch<'a> {
         Ok(())
     }
 
+    /// Nobody stands for the process any more: it ends, as one does whose pid is killed.
     fn close(&mut self) {
         self.open = false;
+        if self.start.is_none() && self.ended.is_none() {
+            let _ = self.process.signal(nix::libc::SIGKILL);
+        }
         if self.ended.is_some() {
             self.deadline = Some(Instant::now() + LAST_WORDS);
         }

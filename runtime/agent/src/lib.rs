@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The agent itself is one thread that waits for no one and allocates little; what it forks is on its own. The
-//! messages are those of the crate `wire`. `docs/vm.md`, "The agent".
+//! messages are those of the crate `wire`.
 
 mod arrivals;
 mod boot;

@@ -1,11 +1,15 @@
 //! The verbs of a container in a virtual machine, where they differ.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use oci_spec::runtime::{LinuxResources, Process as ProcessSpec};
 
 use super::Container;
-use crate::error::{Context, Error, ErrorKind, Result, quote};
+use crate::cgroup::stats::Stats;
+use crate::error::{Call, Context, Error, ErrorKind, Result, quote};
 use crate::host::Host;
 use crate::isolation::vm::{Recorded, calls, exec, outside};
 use crate::options::{Console, ExecOptions};
@@ -13,6 +17,9 @@ use crate::process::parent::Waiting;
 use crate::requests::NoRequests;
 use crate::state::Record;
 use crate::{create, sys};
+
+/// How long a process that was killed in the guest may be there, in milliseconds.
+const KILLED: u16 = 5000;
 
 /// A process of a container in a virtual machine, as its guest sees it.
 pub use wire::Row as GuestProcess;
@@ -61,12 +68,24 @@ impl Container {
             true => Err(self.paused("signal")),
             false => calls::signal(self.dir.fd(), &self.record.id, signal, all),
         };
-        if signal != libc::SIGKILL || signalled.is_ok() {
+        if signal != libc::SIGKILL {
             return signalled;
+        }
+        // That it was done is the guest's word.
+        if signalled.is_ok() && ends_within(pidfd.as_fd(), KILLED)? {
+            return Ok(());
         }
         sys::pidfd::send_signal(pidfd.as_fd(), signal)
             .context("signal container", quote(&self.record.id))?;
         cgroup.let_killed_go()
+    }
+
+    /// Figures of the container's cgroup in the guest.
+    pub(super) fn measure_machine(&self) -> Result<Stats> {
+        if self.cgroup()?.is_frozen()? {
+            return Err(self.paused("measure"));
+        }
+        calls::stats(self.dir.fd(), &self.record.id)
     }
 
     /// Changes limits in the guest, and those of the whole sandbox that follow from them.
@@ -103,6 +122,17 @@ impl Container {
     /// A frozen machine cannot answer.
     fn paused(&self, operation: &str) -> Error {
         self.wrong(operation, "container is paused, and its virtual machine with it")
+    }
+}
+
+/// Whether a process ends within so many milliseconds.
+fn ends_within(pidfd: BorrowedFd<'_>, milliseconds: u16) -> Result<bool> {
+    let mut polled = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    match poll(&mut polled, PollTimeout::from(milliseconds)) {
+        Ok(ready) => Ok(ready > 0),
+        // The machine is killed a little early.
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno).call("poll").context("wait for", "the container"),
     }
 }
 

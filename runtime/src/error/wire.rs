@@ -70,7 +70,7 @@ impl From<wire::Error> for Error {
 }
 
 /// The text, bounded, with control characters escaped.
-fn clean(text: &str) -> String {
+pub(crate) fn clean(text: &str) -> String {
     let mut cleaned = String::new();
     for character in text.chars().take(LONGEST_TEXT) {
         match character.is_control() {

@@ -21,7 +21,7 @@
 //! - A **process**, the first of a container or a further one: the agent answers [`Answer::Created`] when it is ready
 //!   to run; the host says [`Word::Start`] and the agent answers [`Answer::Started`]; [`Answer::Exited`] is the last
 //!   frame, after the last byte of every stream was sent. [`Answer::Failed`] ends it at any time. When the host closes
-//!   the connection nobody wants to know any more; the process goes on.
+//!   the connection whoever stood for the process is dead, and so is the process.
 //! - A **stream** of a process, which the process' connection has announced by its token: after the first frame there
 //!   are no frames any more but the stream's bytes. Whoever has no more to say shuts its side down.
 

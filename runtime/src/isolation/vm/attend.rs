@@ -33,7 +33,8 @@ pub(crate) enum End {
     Lost,
 }
 
-/// How long the last output may stay with a reader that does not read.
+/// How long the guest may take to send the last output. A caller who does not read is waited for, as the container's
+/// own process would be.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Every signal comes through the descriptor from now on.
@@ -52,12 +53,21 @@ pub(crate) fn signals() -> Result<SignalFd> {
         .context("receive", WHAT)
 }
 
-/// Waits until `start` is readable, which is true, or the guest is gone.
+/// What came first to a process that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    /// Somebody who may want it to start.
+    Starter,
+    /// Its end.
+    End(End),
+}
+
+/// Waits until `start` is readable, or the process or its guest has ended.
 pub(crate) fn wait_for_start(
     attached: &mut Attached,
     signals: &SignalFd,
     start: BorrowedFd<'_>,
-) -> bool {
+) -> First {
     loop {
         let mut polled = [
             PollFd::new(start, PollFlags::POLLIN),
@@ -67,18 +77,25 @@ pub(crate) fn wait_for_start(
         match poll(&mut polled, PollTimeout::NONE) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
-            Err(_) => return false,
+            Err(_) => return First::End(End::Lost),
         }
         let [starts, speaks, signalled] = polled.map(|fd| fd.any() != Some(false));
-        if speaks && !matches!(attached.process.take::<Answer>(), Ok(Taken::Nothing)) {
-            return false;
+        if speaks {
+            match attached.process.take() {
+                Ok(Taken::Nothing) => {}
+                // It was killed.
+                Ok(Taken::Message(Answer::Exited { status })) => {
+                    return First::End(End::Exited(status));
+                }
+                _ => return First::End(End::Lost),
+            }
         }
         if signalled {
             // Nobody is there yet who could take them.
             while let Ok(Some(_)) = signals.read_signal() {}
         }
         if starts {
-            return true;
+            return First::Starter;
         }
     }
 }
@@ -112,6 +129,11 @@ pub(crate) fn attend(attached: Attached, signals: &SignalFd) -> End {
     let mut ended: Option<(End, Instant)> = None;
     loop {
         outputs.retain(|output| !output.is_done());
+        if let Some((_, since)) = &mut ended
+            && outputs.iter().any(Output::waits_for_reader)
+        {
+            *since = Instant::now();
+        }
         if let Some((end, since)) = ended
             && (outputs.is_empty() || since.elapsed() > LAST_WORDS)
         {

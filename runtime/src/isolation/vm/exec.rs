@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use nix::unistd::Uid;
 use oci_spec::runtime::Process as ProcessSpec;
 use wire::{Answer, Opening, StreamName, Token};
 
@@ -52,7 +51,7 @@ pub(crate) fn create(
     process.set_apparmor_profile(None).set_selinux_label(None);
     let process = serde_json::to_value(&process)
         .map_err(|error| Error::invalid("process", error.to_string()))?;
-    connection.reach()?;
+    connection.reach(session::ACCEPT)?;
     connection.send(&Opening::Exec(Box::new(wire::Exec {
         container: container.to_owned(),
         process,
@@ -70,7 +69,7 @@ pub(super) fn open_streams(
     token: &Token,
 ) -> Result<Vec<(StreamName, OwnedFd)>> {
     let open = |(name, mut stream): (StreamName, Connection)| {
-        stream.reach()?;
+        stream.reach(session::ACCEPT)?;
         stream.send(&Opening::Stream(token.clone(), name))?;
         Ok((name, stream.into_stream()))
     };
@@ -80,7 +79,7 @@ pub(super) fn open_streams(
 /// Waits until the process is there; returns the agent's warnings.
 pub(super) fn created(process: &mut Connection) -> Result<Vec<String>> {
     match process.receive(session::ANSWER)? {
-        Answer::Created { warnings, .. } => Ok(warnings),
+        Answer::Created { warnings, .. } => Ok(session::warnings(warnings)),
         Answer::Failed(error) => Err(error.into()),
         other => Err(session::out_of_turn(&other)),
     }
@@ -180,9 +179,7 @@ fn stand_in(
     child::make_session()?;
     let terminal = slave.is_some();
     if let Some(slave) = slave {
-        tty::connect(slave, Uid::from_raw(0))?;
-        tty::control()?;
-        tty::make_transparent(std::io::stdin().as_fd())?;
+        inside::take_slave(slave)?;
     }
     let signals = attend::signals()?;
     let mut kept = vec![channel.as_fd(), process.as_fd(), signals.as_fd()];

@@ -1,7 +1,7 @@
 //! The container's configuration, divided: what applies in the guest, and what the host gives.
 //!
-//! Pure: nothing is opened. A field whose effect cannot cross to another kernel is refused by its name; none is
-//! dropped in silence.
+//! Pure: nothing is opened. A field whose effect cannot cross to another kernel is refused by its name, or warned of.
+//! Limits of swap have nothing to limit: the guest has none.
 
 use std::path::{Path, PathBuf};
 
@@ -181,8 +181,9 @@ fn namespaces(linux: &Linux) -> Result<()> {
     Ok(())
 }
 
-/// What the host's bind mounts of shares have in any case: nothing on them is for the host to execute.
-const HARMLESS: [&str; 3] = ["nosuid", "nodev", "noexec"];
+/// What the host's bind mounts of shares have in any case, with all that is mounted in them: nothing there is for the
+/// host to execute.
+const HARMLESS: [&str; 3] = ["rnosuid", "rnodev", "rnoexec"];
 
 fn share_root(spec: &mut Spec, bundle: &Path) -> Result<Share> {
     let root = spec.root().clone().ok_or_else(|| Error::invalid("root", "is required"))?;

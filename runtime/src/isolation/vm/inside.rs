@@ -12,8 +12,9 @@ use std::io::{Read, Write, stderr, stdin};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::fcntl::{AT_FDCWD, OFlag, openat};
+use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl, openat};
 use nix::mount::{MntFlags, umount2};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{
@@ -21,11 +22,11 @@ use nix::unistd::{
 };
 use wire::{Hello, Notice, Opening, Welcome};
 
-use super::attend::{self, Attached, End};
+use super::attend::{self, Attached, End, First};
 use super::prepare::Opened;
 use super::session;
 use crate::caps::Capabilities;
-use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, clean};
 use crate::mount::{self, Pids};
 use crate::options::Parent;
 use crate::plan::Plan;
@@ -49,7 +50,9 @@ const ENDING: Duration = Duration::from_secs(5);
 /// The exit code when the guest is lost.
 pub(super) const LOST: i32 = 255;
 /// How much of what the monitor says is shown, in bytes.
-const WORDS: u64 = 8 * 1024;
+const WORDS: usize = 8 * 1024;
+/// As much as a pipe holds, see pipe(7).
+const PIPE: u64 = 64 * 1024;
 /// Random bytes for the guest.
 const ENTROPY: usize = 64;
 
@@ -57,9 +60,8 @@ const ENTROPY: usize = 64;
 const TITLE: &[u8] = b"bulkhead vm";
 
 /// What the share server may do: serve files as root of the guest would have them.
-/// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, SETPCAP, MKNOD, SETFCAP.
-const SERVING: u64 =
-    1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 27 | 1 << 31;
+/// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, MKNOD, SETFCAP.
+const SERVING: u64 = 1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 27 | 1 << 31;
 
 /// Runs the stand-in. A failure is told on whatever connection the caller listens to at that moment.
 pub(crate) fn run(inherited: Inherited<'_>, opened: Opened) -> ! {
@@ -108,11 +110,19 @@ fn take_terminal(plan: &Plan, channel: &Channel) -> Result<bool> {
     let Some(size) = plan.program.terminal else { return Ok(false) };
     let (master, slave) = tty::open_inside(size.rows, size.columns)?;
     channel.send(&FromChild::Terminal, Some(master.as_fd())).context("send", "the terminal")?;
+    take_slave(slave)?;
+    Ok(true)
+}
+
+/// Makes the terminal that of this process, which passes on what is typed and shown: the guest's own does the rest.
+pub(super) fn take_slave(slave: OwnedFd) -> Result<()> {
+    // Nobody else has it open. A terminal that is ready takes a part only of what is written to it.
+    let flags = fcntl(&slave, FcntlArg::F_GETFL).call("fcntl").context("set up", "the terminal")?;
+    let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+    fcntl(&slave, FcntlArg::F_SETFL(flags)).call("fcntl").context("set up", "the terminal")?;
     tty::connect(slave, Uid::from_raw(0))?;
     tty::control()?;
-    // The guest's own terminal does the rest.
-    tty::make_transparent(stdin().as_fd())?;
-    Ok(true)
+    tty::make_transparent(stdin().as_fd())
 }
 
 /// The processes of the host that the machine is.
@@ -170,7 +180,7 @@ fn boot(
     watcher::confine(watcher::Duties::StandIn)?;
     let machine = Machine { monitor: started, words, _hello: None };
     let served = greet(&mut hello, shares).and_then(|()| {
-        process.reach()?;
+        process.reach(session::ACCEPT)?;
         process.send(&Opening::First(Box::new(first.clone())))?;
         let streams = super::exec::open_streams(streams, &first.token)?;
         let warnings = super::exec::created(&mut process)?;
@@ -192,16 +202,12 @@ fn greet(hello: &mut session::Connection, shares: bool) -> Result<()> {
     const WHAT: &str = "the virtual machine";
     let begun = Instant::now();
     let refused = |reason: String| Error::new(ErrorKind::System, "start", WHAT, reason);
-    let first: Hello = hello.receive(BOOT).map_err(|error| match error.cause() {
-        crate::error::Cause::Reason(reason) if reason.contains("in time") => {
-            refused(format!("its agent has not come up within {} s", BOOT.as_secs()))
-        }
-        _ => error,
-    })?;
+    let late = || refused(format!("its agent has not come up within {} s", BOOT.as_secs()));
+    let first: Hello = hello.receive_within(BOOT)?.ok_or_else(late)?;
     if first.version != wire::VERSION {
         return Err(refused(format!(
             "its agent {} speaks version {}, and this is version {}; `bulkhead vm setup` makes a new image",
-            first.agent,
+            clean(&first.agent),
             first.version,
             wire::VERSION
         )));
@@ -210,7 +216,8 @@ fn greet(hello: &mut session::Connection, shares: bool) -> Result<()> {
     let entropy = sys::process::random(ENTROPY).context("get", "random bytes for the guest")?;
     let (seconds, nanoseconds) = (now.as_secs(), now.subsec_nanos());
     hello.send(&Welcome { seconds, nanoseconds, entropy, shares })?;
-    match hello.receive(BOOT.saturating_sub(begun.elapsed()))? {
+    let left = BOOT.saturating_sub(begun.elapsed());
+    match hello.receive_within(left)?.ok_or_else(late)? {
         Notice::Serving => Ok(()),
         Notice::Failed(error) => Err(error.into()),
         Notice::OutOfMemory { .. } => Err(refused("its agent speaks out of turn".to_owned())),
@@ -236,11 +243,12 @@ impl Machine {
         let mut text = String::new();
         if let Ok(copy) = self.words.try_clone() {
             // Its other ends may be open in the share server: what is there, and no more.
-            let flags = nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
-            let _ = nix::fcntl::fcntl(&copy, flags);
+            let _ = fcntl(&copy, FcntlArg::F_SETFL(OFlag::O_NONBLOCK));
             let mut bytes = Vec::new();
-            let _ = File::from(copy).take(WORDS).read_to_end(&mut bytes);
-            text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+            // No more than a pipe holds; the monitor's reason is what comes last.
+            let _ = File::from(copy).take(PIPE).read_to_end(&mut bytes);
+            let last = bytes.len().saturating_sub(WORDS);
+            text = String::from_utf8_lossy(&bytes[last..]).trim_end().to_owned();
         }
         match (status, text.is_empty()) {
             (WaitStatus::Signaled(_, signal, _), _) => {
@@ -282,8 +290,9 @@ fn stay(
 ) -> ! {
     let starter = match waits {
         Waits::Channel => {
-            if !attend::wait_for_start(&mut attached, signals, channel.as_fd()) {
-                lost(&machine, attached.terminal);
+            if let First::End(end) = attend::wait_for_start(&mut attached, signals, channel.as_fd())
+            {
+                finish(end, &machine, attached.terminal);
             }
             child::wait_for_start(&channel);
             channel
@@ -291,8 +300,9 @@ fn stay(
         Waits::Socket(socket) => {
             drop(channel);
             loop {
-                if !attend::wait_for_start(&mut attached, signals, socket.as_fd()) {
-                    lost(&machine, attached.terminal);
+                let first = attend::wait_for_start(&mut attached, signals, socket.as_fd());
+                if let First::End(end) = first {
+                    finish(end, &machine, attached.terminal);
                 }
                 if let Ok(Some(starter)) = child::accept_one(&socket) {
                     break starter;
@@ -305,9 +315,14 @@ fn stay(
     }
     drop(starter);
     let terminal = attached.terminal;
-    match attend::attend(attached, signals) {
+    finish(attend::attend(attached, signals), &machine, terminal)
+}
+
+/// Ends as the container did.
+fn finish(end: End, machine: &Machine, terminal: bool) -> ! {
+    match end {
         End::Exited(status) => sys::clone::exit_now(status.into()),
-        End::Lost => lost(&machine, terminal),
+        End::Lost => lost(machine, terminal),
     }
 }
 
@@ -319,7 +334,12 @@ fn lost(machine: &Machine, terminal: bool) -> ! {
     if terminal {
         text = text.replace('\n', "\r\n");
     }
-    let _ = stderr().write_all(text.as_bytes());
+    let stderr = stderr();
+    // Whoever does not read must not keep a dead container alive.
+    let mut polled = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    if matches!(poll(&mut polled, PollTimeout::from(1000u16)), Ok(1)) {
+        let _ = stderr.lock().write_all(&text.as_bytes()[..text.len().min(libc::PIPE_BUF)]);
+    }
     sys::clone::exit_now(LOST)
 }
 
@@ -372,7 +392,11 @@ impl Around<'_> {
             for (source, number) in &sources {
                 sys::fd::place(source.as_fd(), *number)?;
             }
+            // What the numbers between hold is our caller's.
             let last = descriptors.iter().map(|(_, number)| *number).max().unwrap_or(2);
+            for number in (3..=last).filter(|&n| descriptors.iter().all(|&(_, taken)| taken != n)) {
+                sys::fd::place(null.as_fd(), number)?;
+            }
             sys::fd::close_all_but(&[program.as_fd()], u32::try_from(last - 2).unwrap_or(0))?;
             std::mem::forget((null, words, sources));
             Ok(program)

@@ -88,7 +88,7 @@ fn mounts(shares: &[Share]) -> Vec<Mount> {
     proc.set_destination("/proc".into())
         .set_typ(Some("proc".into()))
         .set_source(Some("proc".into()))
-        .set_options(words(&["nosuid", "nodev", "noexec"]));
+        .set_options(words(&["ro", "nosuid", "nodev", "noexec"]));
     let mut tree = Mount::default();
     tree.set_destination(SHARES.into())
         .set_typ(Some("tmpfs".into()))

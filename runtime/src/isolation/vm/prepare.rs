@@ -1,6 +1,6 @@
 //! What the creator decides and opens before it forks: the machine's files, sockets and size.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
@@ -396,13 +396,33 @@ fn filesystem(image: &File, path: &Path) -> Result<&'static str> {
     Err(Error::unsupported("use vm.image.path", quote(path), reason))
 }
 
+/// Takes an image for this machine alone, or for those that only read it, as long as the monitor has it open: two
+/// kernels that write one file system destroy it.
+fn lock(image: &File, read_only: bool) -> std::result::Result<(), String> {
+    let metadata = image.metadata().map_err(|error| format!("fstat: {error}"))?;
+    if !metadata.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    let locked = if read_only { image.try_lock_shared() } else { image.try_lock() };
+    match locked {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            Err("another machine has it, and one of the two writes".to_owned())
+        }
+        Err(TryLockError::Error(error)) => Err(format!("flock: {error}")),
+    }
+}
+
 /// The disks in their order: the root's image, then the block devices of the configuration.
 fn disks(spec: &Spec, guest: &Guest) -> Result<Vec<(File, bool)>> {
     let mut disks = Vec::new();
     if let Root::Image(path) = &guest.root {
         let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
         let flags = if read_only { OFlag::O_RDONLY } else { OFlag::O_RDWR };
-        disks.push((open_file(path, flags, "vm.image.path")?, read_only));
+        let image = open_file(path, flags, "vm.image.path")?;
+        lock(&image, read_only)
+            .map_err(|reason| Error::unsupported("use vm.image.path", quote(path), reason))?;
+        disks.push((image, read_only));
     }
     for disk in &guest.disks {
         let what = format!("linux.devices[{}]", disk.index);

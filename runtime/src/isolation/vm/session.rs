@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, setsockopt,
+    socket, sockopt::SendTimeout,
 };
 use nix::sys::stat::{Mode, fchmod};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wire::{Answer, Call as Question, Frames, Opening};
 
-use crate::error::{Call, Context, Error, ErrorKind, Failure, Result};
+use crate::error::{Call, Context, Error, ErrorKind, Failure, Result, clean};
 
 /// The socket's name in the state directory.
 pub(crate) const SOCKET: &str = "vsock.sock";
@@ -27,7 +29,10 @@ pub(crate) const SOCKET: &str = "vsock.sock";
 /// itself emulated, in seconds.
 pub(crate) const ANSWER: Duration = Duration::from_secs(60);
 /// How long it may take to accept a connection.
-const ACCEPT: Duration = Duration::from_secs(20);
+pub(super) const ACCEPT: Duration = Duration::from_secs(20);
+const LATE: &str = "it has not answered in time";
+/// Warnings of the agent's that are taken.
+const WARNINGS: usize = 64;
 
 pub(super) const AGENT: &str = "the guest's agent";
 
@@ -56,6 +61,9 @@ pub(crate) fn listen_in(dir: BorrowedFd<'_>) -> Result<OwnedFd> {
 pub(crate) fn connect_in(dir: BorrowedFd<'_>) -> Result<Connection> {
     let connected = || {
         let socket = unix_socket()?;
+        // A monitor that accepts nobody, because the guest holds all that it can serve, is not waited for.
+        let patience = TimeVal::milliseconds(ACCEPT.as_millis() as i64);
+        setsockopt(&socket, SendTimeout, &patience).call("setsockopt")?;
         connect(socket.as_raw_fd(), &address(dir)?).call("connect")?;
         Ok(socket)
     };
@@ -84,14 +92,17 @@ impl Connection {
         self.socket.into()
     }
 
-    /// Has the monitor connect to the agent.
-    pub(crate) fn reach(&mut self) -> Result<()> {
-        let deadline = Instant::now() + ACCEPT;
+    /// Has the monitor connect to the agent, who must answer `within` this time.
+    pub(crate) fn reach(&mut self, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
         self.write(format!("CONNECT {}\n", wire::AGENT).as_bytes())?;
+        self.socket.set_nonblocking(true).map_err(|error| gone("connect to", &error))?;
         let mut line = Vec::new();
         while line.last() != Some(&b'\n') {
             let mut byte = [0];
-            self.wait(deadline)?;
+            if !self.wait(deadline)? {
+                return Err(silent("connect to", LATE));
+            }
             match self.socket.read(&mut byte) {
                 Ok(1) if line.len() < 32 => line.push(byte[0]),
                 Err(error) if retry(&error) => {}
@@ -115,14 +126,23 @@ impl Connection {
         self.socket.write_all(bytes).map_err(context)
     }
 
-    /// Waits for a message; an end of the connection is an error.
+    /// Waits for a message; an end of the connection is an error, and so is none in time.
     pub(crate) fn receive<T: DeserializeOwned>(&mut self, within: Duration) -> Result<T> {
+        self.receive_within(within)?.ok_or_else(|| silent("hear from", LATE))
+    }
+
+    /// As [`Connection::receive`]; none when the time is over.
+    pub(crate) fn receive_within<T: DeserializeOwned>(
+        &mut self,
+        within: Duration,
+    ) -> Result<Option<T>> {
         let deadline = Instant::now() + within;
         loop {
             match self.take()? {
-                Taken::Message(message) => return Ok(message),
+                Taken::Message(message) => return Ok(Some(message)),
                 Taken::End => return Err(silent("hear from", "it has closed the connection")),
-                Taken::Nothing => self.wait(deadline)?,
+                Taken::Nothing if self.wait(deadline)? => {}
+                Taken::Nothing => return Ok(None),
             }
         }
     }
@@ -149,15 +169,16 @@ impl Connection {
         }
     }
 
-    fn wait(&self, deadline: Instant) -> Result<()> {
+    /// Waits until there may be something to read. False when the time is over.
+    fn wait(&self, deadline: Instant) -> Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(silent("hear from", "it has not answered in time"));
+            return Ok(false);
         }
         let milliseconds = u16::try_from(left.as_millis() + 1).unwrap_or(u16::MAX);
         let mut polled = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         match poll(&mut polled, PollTimeout::from(milliseconds)) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Ok(_) | Err(Errno::EINTR) => Ok(true),
             Err(errno) => Err(errno).call("poll").context("hear from", AGENT),
         }
     }
@@ -177,8 +198,9 @@ fn retry(error: &std::io::Error) -> bool {
     matches!(error.kind(), IoKind::WouldBlock | IoKind::Interrupted)
 }
 
+/// The reason may have words of the guest's in it.
 fn silent(operation: &str, reason: &str) -> Error {
-    Error::new(ErrorKind::System, operation, AGENT, reason)
+    Error::new(ErrorKind::System, operation, AGENT, clean(reason))
 }
 
 fn gone(operation: &str, error: &std::io::Error) -> Error {
@@ -187,14 +209,19 @@ fn gone(operation: &str, error: &std::io::Error) -> Error {
 }
 
 /// Asks the agent of the container whose state directory this is.
-pub(crate) fn ask(dir: BorrowedFd<'_>, question: Question) -> Result<Answer> {
+pub(crate) fn ask(dir: BorrowedFd<'_>, question: Question, within: Duration) -> Result<Answer> {
     let mut connection = connect_in(dir)?;
-    connection.reach()?;
+    connection.reach(within.min(ACCEPT))?;
     connection.send(&Opening::Call(question))?;
-    match connection.receive(ANSWER)? {
+    match connection.receive(within)? {
         Answer::Failed(error) => Err(error.into()),
         answer => Ok(answer),
     }
+}
+
+/// Warnings of the agent's, bounded and without control characters.
+pub(super) fn warnings(said: Vec<String>) -> Vec<String> {
+    said.iter().take(WARNINGS).map(|text| clean(text)).collect()
 }
 
 /// An answer that does not fit what was asked.

@@ -91,6 +91,11 @@ impl<'a> Output<'a> {
         self.guest.is_none() && self.bytes.is_empty()
     }
 
+    /// Whether it is the caller's turn to read.
+    pub(crate) fn waits_for_reader(&self) -> bool {
+        !self.bytes.is_empty()
+    }
+
     /// As [`Input::wanted`].
     pub(crate) fn wanted(&self) -> Option<PollFd<'_>> {
         if !self.bytes.is_empty() {
