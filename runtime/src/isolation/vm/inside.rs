@@ -44,7 +44,7 @@ use crate::watcher;
 
 /// How long a guest may take from the start of its monitor until its agent serves. Tens of milliseconds on a
 /// processor, seconds on an emulated one.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(120);
 /// How long the monitor may take to end once the guest is gone.
 const ENDING: Duration = Duration::from_secs(5);
 /// The exit code when the guest is lost.
