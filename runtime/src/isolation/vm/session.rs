@@ -228,3 +228,45 @@ pub(super) fn warnings(said: Vec<String>) -> Vec<String> {
 pub(crate) fn out_of_turn(answer: &Answer) -> Error {
     silent("hear from", &format!("{answer:?} out of turn"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(50);
+
+    fn connection() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Connection::new(ours.into()), theirs)
+    }
+
+    #[test]
+    fn a_guest_that_does_not_answer_is_not_waited_for() {
+        let begun = Instant::now();
+        let (mut ours, _theirs) = connection();
+        let error = ours.reach(SHORT).unwrap_err().to_string();
+        assert_eq!(error, "connect to the guest's agent: it has not answered in time");
+        let error = ours.receive::<Answer>(SHORT).unwrap_err().to_string();
+        assert_eq!(error, "hear from the guest's agent: it has not answered in time");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_guest_that_speaks_otherwise_is_told_of_without_its_bytes() {
+        let (mut ours, mut theirs) = connection();
+        theirs.write_all(&wire::frame(&"\u{1b}[2J").unwrap()).unwrap();
+        let error = ours.receive::<Answer>(SHORT).unwrap_err().to_string();
+        assert!(error.starts_with("hear from the guest's agent: no message"), "{error}");
+        assert!(!error.contains('\u{1b}'), "{error:?}");
+        let (mut ours, theirs) = connection();
+        drop(theirs);
+        assert!(ours.reach(SHORT).is_err());
+    }
+
+    #[test]
+    fn warnings_are_few_and_printable() {
+        let said = vec!["a\nb".to_owned(); 2 * WARNINGS];
+        let taken = warnings(said);
+        assert_eq!((taken.len(), taken[0].as_str()), (WARNINGS, "a\\nb"));
+    }
+}
