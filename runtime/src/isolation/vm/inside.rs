@@ -60,10 +60,11 @@ const ENTROPY: usize = 64;
 const TITLE: &[u8] = b"bulkhead vm";
 
 /// What the share server may do: serve files as root of the guest would have them.
-/// CHOWN, DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER, FSETID, SETGID, SETUID, MKNOD, SETFCAP; and SETPCAP, with which it
-/// gives up what it finds that it does not need, that one too.
-const SERVING: u64 =
-    1 | 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 27 | 1 << 31;
+/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, MKNOD, SETFCAP; and SETPCAP, with which it gives up what it
+/// finds that it does not need, that one too. Not DAC_READ_SEARCH: a server that the guest has taken over could open
+/// every file of a file system by its handle, whatever its mounts show. So it keeps a descriptor of each file that the
+/// guest knows.
+const SERVING: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 27 | 1 << 31;
 
 /// Runs the stand-in. A failure is told on whatever connection the caller listens to at that moment.
 pub(crate) fn run(inherited: Inherited<'_>, opened: Opened) -> ! {
