@@ -41,14 +41,14 @@ impl Descriptors {
     }
 
     /// The name of a descriptor in the directory.
-    pub(crate) fn name(fd: impl AsFd) -> CString {
+    pub(crate) fn name(fd: &impl AsFd) -> CString {
         CString::new(fd.as_fd().as_raw_fd().to_string()).expect("digits have no NUL")
     }
 
-    /// Opens once more what `fd` is.
+    /// Opens once more what `fd` is, which stays open: its number must not become another file's meanwhile.
     pub(crate) fn reopen(
         &self,
-        fd: impl AsFd,
+        fd: &impl AsFd,
         flags: OFlag,
     ) -> std::result::Result<OwnedFd, Errno> {
         let name = Self::name(fd);

@@ -239,7 +239,7 @@ impl Server {
         if kind == libc::S_IFDIR {
             return openat(path, c".", flags | OFlag::O_DIRECTORY, Mode::empty());
         }
-        self.descriptors.reopen(path, flags)
+        self.descriptors.reopen(&path, flags)
     }
 
     /// Keeps an open file; answers its number.
