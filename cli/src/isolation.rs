@@ -33,12 +33,17 @@ pub fn choose(asked: Option<Wall>, image: &Path, config: &Config) -> Result<Isol
     };
     Ok(match wall {
         None | Some(Wall::Namespaces) => Isolation::Namespaces,
-        Some(Wall::VirtualMachine) => Isolation::VirtualMachine(MachineFiles {
-            image: image.to_owned(),
-            monitor: program("bulkhead-vmm"),
-            share_server: program("bulkhead-share"),
-        }),
+        Some(Wall::VirtualMachine) => Isolation::VirtualMachine(machine_files(image)),
     })
+}
+
+/// What a machine of this image is made from.
+pub fn machine_files(image: &Path) -> MachineFiles {
+    MachineFiles {
+        image: image.to_owned(),
+        monitor: program("bulkhead-vmm"),
+        share_server: program("bulkhead-share"),
+    }
 }
 
 /// A program of ours: beside this one, or where a package puts it.

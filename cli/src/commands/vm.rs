@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::check::facility_rows;
 use crate::guest_image::{self, Sources};
-use crate::isolation::program;
+use crate::isolation::{machine_files, program};
 use crate::output;
 use crate::program::{Failure, NAME};
 use crate::session::{Session, absolute};
@@ -99,7 +99,7 @@ impl Vm {
 }
 
 fn check(image: &Path, format: Format) -> Result<u8, Failure> {
-    let facilities = check_vm(image, &program("bulkhead-vmm"));
+    let facilities = check_vm(&machine_files(image));
     let starts = !facilities.iter().any(|f| f.needed && f.standing == Standing::Missing);
     output::write(&match format {
         Format::Table => table::render(&facility_rows(&facilities)),

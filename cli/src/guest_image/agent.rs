@@ -34,3 +34,36 @@ pub fn version(file: &[u8]) -> Result<AgentVersion, String> {
     }
     Ok(version)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ELF file without segments that says this.
+    fn program(text: &str) -> Vec<u8> {
+        let mut file = vec![0; 64];
+        file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        (file[16], file[18]) = (2, 62);
+        file.extend(text.as_bytes());
+        file
+    }
+
+    #[test]
+    fn an_agent_is_known_by_its_words() {
+        let mark = wire::IDENTITY_MARK;
+        let agent = program(&format!("{mark}{{}}\n odd {}", wire::IDENTITY));
+        let own = env!("CARGO_PKG_VERSION").to_owned();
+        assert_eq!(version(&agent), Ok(AgentVersion { own, messages: wire::VERSION }));
+        let other = version(&program(&format!("{mark}7.0.0 4000\n"))).unwrap_err();
+        assert!(other.starts_with("is of another version: it speaks version 4000"), "{other}");
+        for (file, reason) in [
+            (program(""), "is no agent: it does not say so"),
+            (program(mark), "is no agent: it does not say so"),
+            (b"#!/bin/sh".to_vec(), "is no ELF file"),
+        ] {
+            assert_eq!(version(&file), Err(reason.to_owned()));
+        }
+        let shell = std::fs::read("/bin/sh").unwrap();
+        assert_eq!(version(&shell), Err("is not static: the guest has no libraries".to_owned()));
+    }
+}

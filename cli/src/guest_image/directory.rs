@@ -34,10 +34,15 @@ pub fn replace(directory: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     let made = Made::new(parent)?;
     let lock = File::open(parent).call("open").context(OPERATION, quote(parent))?;
     // Two at once would take each other's files for a dead one's.
-    let lock = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, errno)| errno)
-        .call("flock")
-        .context(OPERATION, quote(parent))?;
+    // Anybody who may read the directory can lock it, so nobody is waited for.
+    let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+        Err((_, Errno::EWOULDBLOCK)) => {
+            return refused("somebody else has locked its directory, perhaps to do the same");
+        }
+        locked => {
+            locked.map_err(|(_, errno)| errno).call("flock").context(OPERATION, quote(parent))?
+        }
+    };
     let prefix = [b".", name.as_bytes(), b".new-"].concat();
     remove_left(parent, &prefix)?;
     let exists = is_image(directory)?;

@@ -116,9 +116,19 @@ fn modules_of(sources: &Sources, release: &str) -> PathBuf {
         return named.clone();
     }
     match sources.kernel.parent() {
-        Some(own) if own.join(drivers::BUILT_IN).exists() => own.to_owned(),
+        Some(own) if own.join(drivers::BUILT_IN).exists() && is_trusted(own) => own.to_owned(),
         _ => Path::new("/lib/modules").join(release),
     }
+}
+
+/// Whether nobody but root and the caller puts anything there. Whoever names a kernel in `/tmp` does not name its
+/// neighbours.
+fn is_trusted(directory: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(directory).is_ok_and(|found| {
+        let others = found.mode() & 0o022 != 0;
+        !others && (found.uid() == 0 || found.uid() == nix::unistd::geteuid().as_raw())
+    })
 }
 
 fn described(content: &[u8]) -> GuestFile {

@@ -59,14 +59,23 @@ impl AsFd for Path<'_> {
     }
 }
 
+/// A mount of which the guest knows a file.
+#[derive(Debug)]
+struct Mount {
+    /// An open file of it.
+    file: OwnedFd,
+    /// Files of it can be opened by their handles.
+    handles: bool,
+}
+
 /// All files that the guest knows.
 #[derive(Debug)]
 pub(crate) struct Nodes {
     nodes: HashMap<u64, Node>,
     numbers: HashMap<Rc<Key>, u64>,
     next: u64,
-    /// By mount: an open file of it, if handles of it can be opened.
-    mounts: HashMap<u64, Option<OwnedFd>>,
+    /// By its number.
+    mounts: HashMap<u64, Mount>,
     /// Descriptors that nodes have.
     descriptors: usize,
 }
@@ -91,6 +100,7 @@ impl Nodes {
         let root = self.nodes.remove(&ROOT);
         self.nodes.clear();
         self.numbers.clear();
+        self.mounts.clear();
         self.descriptors = 0;
         if let Some(Node { key, descriptor, kind, .. }) = root {
             self.descriptors = 1;
@@ -131,7 +141,7 @@ impl Nodes {
             return Ok(*number);
         }
         let descriptor = matches!(key, Key::Inode { .. }).then_some(fd);
-        if self.nodes.len() >= MOST || descriptor.is_some() && self.descriptors >= limit {
+        if self.nodes.len() >= MOST || descriptor.is_some() && self.descriptors() >= limit {
             return Err(Errno::ENFILE);
         }
         let number = self.next;
@@ -148,23 +158,18 @@ impl Nodes {
         descriptors: &Descriptors,
     ) -> Option<Box<[u8]>> {
         let mount = status.get().stx_mnt_id;
-        match self.mounts.get(&mount) {
-            Some(Some(_)) => sys::name_to_handle_at(fd).ok(),
-            Some(None) => None,
-            None => {
-                if self.mounts.len() >= MOUNTS {
-                    return None;
-                }
-                let (file, handle) = match try_handle(fd, status, descriptors) {
-                    Some((file, handle)) => (Some(file), Some(handle)),
-                    // A file that cannot be opened says nothing about its mount.
-                    None if !openable(status.kind()) => return None,
-                    None => (None, None),
-                };
-                self.mounts.insert(mount, file);
-                handle
-            }
+        if let Some(mount) = self.mounts.get(&mount) {
+            return if mount.handles { sys::name_to_handle_at(fd).ok() } else { None };
         }
+        if self.mounts.len() >= MOUNTS {
+            return None;
+        }
+        // A file that cannot be opened says nothing about its mount.
+        let file = open(fd, status, descriptors)?;
+        let handle = sys::name_to_handle_at(fd).ok();
+        let handle = handle.filter(|handle| sys::open_by_handle_at(&file, handle).is_ok());
+        self.mounts.insert(mount, Mount { file, handles: handle.is_some() });
+        handle
     }
 
     /// The file of this number.
@@ -177,8 +182,8 @@ impl Nodes {
         match (&node.descriptor, &*node.key) {
             (Some(fd), _) => Ok(Path::Kept(fd.as_fd())),
             (None, Key::Handle { mount, handle }) => {
-                let mount = self.mounts.get(mount).and_then(Option::as_ref).ok_or(Errno::ESTALE)?;
-                sys::open_by_handle_at(mount, handle).map(Path::Opened)
+                let mount = self.mounts.get(mount).ok_or(Errno::ESTALE)?;
+                sys::open_by_handle_at(&mount.file, handle).map(Path::Opened)
             }
             (None, Key::Inode { .. }) => Err(Errno::ESTALE),
         }
@@ -204,14 +209,14 @@ impl Nodes {
         }
     }
 
-    /// How many descriptors files have.
+    /// How many descriptors files and mounts have.
     pub(crate) fn descriptors(&self) -> usize {
-        self.descriptors
+        self.descriptors + self.mounts.len()
     }
 
-    /// An open file of each mount that has one.
+    /// An open file of each mount.
     pub(crate) fn mounts(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.mounts.values().flatten()
+        self.mounts.values().map(|mount| &mount.file)
     }
 }
 
@@ -226,19 +231,12 @@ pub(crate) fn openable(kind: u32) -> bool {
     matches!(kind, libc::S_IFREG | libc::S_IFDIR)
 }
 
-/// An open file of the mount that `fd` is on, and the handle of `fd`, if the one opens the other.
-fn try_handle(
-    fd: &OwnedFd,
-    status: &Status,
-    descriptors: &Descriptors,
-) -> Option<(OwnedFd, Box<[u8]>)> {
+/// Opens what `fd` is, if that may be opened.
+fn open(fd: &OwnedFd, status: &Status, descriptors: &Descriptors) -> Option<OwnedFd> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let file = match status.kind() {
-        libc::S_IFDIR => openat(fd, c".", flags | OFlag::O_DIRECTORY, Mode::empty()),
-        libc::S_IFREG => descriptors.reopen(fd, flags),
-        _ => return None,
-    };
-    let (file, handle) = (file.ok()?, sys::name_to_handle_at(fd).ok()?);
-    sys::open_by_handle_at(&file, &handle).ok()?;
-    Some((file, handle))
+    match status.kind() {
+        libc::S_IFDIR => openat(fd, c".", flags | OFlag::O_DIRECTORY, Mode::empty()).ok(),
+        libc::S_IFREG => descriptors.reopen(fd, flags).ok(),
+        _ => None,
+    }
 }

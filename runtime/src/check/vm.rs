@@ -10,6 +10,7 @@ use std::path::Path;
 use super::host::Facility;
 use crate::error::{Cause, quote};
 use crate::guest_image::GuestImage;
+use crate::isolation::MachineFiles;
 use crate::sys;
 
 /// The version of KVM's interface that the monitor speaks; the only one since Linux 2.6.22.
@@ -27,10 +28,15 @@ const CAPABILITIES: [(i32, &str); 5] = [
 const USUAL_MEMORY: u64 = 512;
 const LEAST_MEMORY: u64 = 96;
 
-/// Looks at everything that the wall of a virtual machine needs: the guest image in `image`, the program `monitor`.
-/// Checksums of the image are compared.
-pub fn check_vm(image: &Path, monitor: &Path) -> Vec<Facility> {
-    vec![kvm().needed(), program(monitor).needed(), guest_image(image).needed(), memory()]
+/// Looks at everything that the wall of a virtual machine needs. Checksums of the guest image are compared.
+pub fn check_vm(files: &MachineFiles) -> Vec<Facility> {
+    vec![
+        kvm().needed(),
+        program("monitor", &files.monitor).needed(),
+        program("share server", &files.share_server).needed(),
+        guest_image(&files.image).needed(),
+        memory(),
+    ]
 }
 
 /// The device and what it can do.
@@ -63,15 +69,14 @@ pub(super) fn kvm() -> Facility {
     Facility::ok(NAME, format!("version {KVM_VERSION}"))
 }
 
-fn program(path: &Path) -> Facility {
-    const NAME: &str = "monitor";
+fn program(name: &'static str, path: &Path) -> Facility {
     const ADVICE: &str = "it comes with Bulkhead, beside the program or in /usr/libexec/bulkhead";
     match fs::metadata(path) {
         Ok(file) if file.is_file() && file.permissions().mode() & 0o111 != 0 => {
-            Facility::ok(NAME, path.display().to_string())
+            Facility::ok(name, path.display().to_string())
         }
-        Ok(_) => Facility::missing(NAME, format!("{} is no program", quote(path)), ADVICE),
-        Err(error) => Facility::missing(NAME, format!("{}: {error}", quote(path)), ADVICE),
+        Ok(_) => Facility::missing(name, format!("{} is no program", quote(path)), ADVICE),
+        Err(error) => Facility::missing(name, format!("{}: {error}", quote(path)), ADVICE),
     }
 }
 
@@ -144,7 +149,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let facilities = check_vm(Path::new("/no/image"), Path::new("/no/monitor"));
+        let facilities = check_vm(&MachineFiles {
+            image: "/no/image".into(),
+            monitor: "/no/monitor".into(),
+            share_server: "/etc/passwd".into(),
+        });
         let row = |name: &str| facilities.iter().find(|f| f.name == name).unwrap();
         let image = row("guest image");
         assert_eq!(image.standing, Standing::Missing);
@@ -152,7 +161,7 @@ mod tests {
         assert_eq!(image.advice, "`bulkhead vm setup` makes it");
         let monitor = row("monitor");
         assert!(monitor.found.starts_with("\"/no/monitor\": No such file"), "{monitor:?}");
-        assert_eq!(program(Path::new("/etc/passwd")).found, "\"/etc/passwd\" is no program");
-        assert_eq!(program(Path::new("/bin/sh")).standing, Standing::Ok);
+        assert_eq!(row("share server").found, "\"/etc/passwd\" is no program");
+        assert_eq!(program("x", Path::new("/bin/sh")).standing, Standing::Ok);
     }
 }

@@ -1,8 +1,8 @@
 //! Extended attributes, and with them access control lists and file capabilities.
 //!
 //! The calls take a path: the name of a descriptor in the working directory, which is procfs. Which attributes may be
-//! set is the host's kernel's to say, to a process with few capabilities: `trusted` ones and the labels of security
-//! modules are not among them.
+//! set is the host's kernel's to say, to a process with few capabilities: `trusted` ones are not among them. Labels of
+//! security modules are the host's, and are refused here.
 
 use nix::errno::Errno;
 
@@ -27,9 +27,19 @@ pub(crate) fn setxattr(server: &mut Server, mut request: Request<'_>) -> Outcome
     }
     let name = body.text()?;
     let value = body.bytes(size as usize)?;
+    settable(name)?;
     server.identity.clear_set_ids(extra & ACL_KILL_SGID != 0)?;
     let path = server.path(request.node)?;
     sys::setxattr(&Descriptors::name(&path), name, value, flags as i32)
+}
+
+/// Of the attributes of security modules the guest has those of its own kernel, which are capabilities.
+fn settable(name: &std::ffi::CStr) -> Outcome {
+    let name = name.to_bytes();
+    match name.starts_with(b"security.") && name != b"security.capability" {
+        true => Err(Errno::EPERM),
+        false => Ok(()),
+    }
 }
 
 pub(crate) fn getxattr(server: &mut Server, mut request: Request<'_>) -> Outcome {
@@ -75,6 +85,7 @@ fn read(
 
 pub(crate) fn removexattr(server: &mut Server, mut request: Request<'_>) -> Outcome {
     let name = request.body.text()?;
+    settable(name)?;
     let path = server.path(request.node)?;
     sys::removexattr(&Descriptors::name(&path), name)
 }

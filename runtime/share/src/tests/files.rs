@@ -62,12 +62,9 @@ fn names_come_and_go() {
 #[test]
 fn nodes_of_every_kind_are_made_and_not_opened() {
     let mut client = Client::new();
-    for (kind, device, name) in [
-        (libc::S_IFIFO, 0, "fifo"),
-        (libc::S_IFSOCK, 0, "socket"),
-        (libc::S_IFCHR, 0x103, "null"),
-        (libc::S_IFBLK, 0x800, "disk"),
-    ] {
+    for (kind, device, name) in
+        [(libc::S_IFIFO, 0, "fifo"), (libc::S_IFSOCK, 0, "socket"), (libc::S_IFCHR, 0, "whiteout")]
+    {
         let body = words().u32(kind | 0o644).u32(device).u32(0).u32(0).text(name);
         let made = client.ask(opcode::MKNOD, ROOT, body).unwrap();
         assert_eq!(made.attributes().1, kind | 0o644);
@@ -80,6 +77,21 @@ fn nodes_of_every_kind_are_made_and_not_opened() {
         let truncated = setattr(&mut client, made.node(), 8, 0, 0, (0, 0));
         assert_eq!(truncated, Err(Errno::ENXIO));
     }
+}
+
+#[test]
+fn devices_and_labels_of_the_host_are_not_made() {
+    let mut client = Client::new();
+    for (kind, device) in [(libc::S_IFCHR, 0x103), (libc::S_IFBLK, 0x800), (libc::S_IFBLK, 0)] {
+        let body = words().u32(kind | 0o666).u32(device).u32(0).u32(0).text("device");
+        assert_eq!(client.ask(opcode::MKNOD, ROOT, body).err(), Some(Errno::EPERM));
+        assert!(!client.directory.at("device").exists());
+        assert_eq!(client.lookup(ROOT, "device"), Err(Errno::ENOENT));
+    }
+    let label = words().u32(1).u32(0).u32(0).u32(0).text("security.selinux").bytes(b"x");
+    assert_eq!(client.ask(opcode::SETXATTR, ROOT, label).err(), Some(Errno::EPERM));
+    let label = words().text("security.selinux");
+    assert_eq!(client.ask(opcode::REMOVEXATTR, ROOT, label).err(), Some(Errno::EPERM));
 }
 
 /// With `valid`, size, mode, and owner.

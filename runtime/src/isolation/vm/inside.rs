@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl, openat};
 use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{
@@ -59,12 +60,15 @@ const ENTROPY: usize = 64;
 /// What `/proc/PID/cmdline` of the stand-in shows.
 const TITLE: &[u8] = b"bulkhead vm";
 
+/// How many files of the host's a guest may know at a time; each pins memory of the host's kernel.
+pub(super) const FILES: u64 = 128 << 10;
+
 /// What the share server may do: serve files as root of the guest would have them.
-/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, MKNOD, SETFCAP; and SETPCAP, with which it gives up what it
+/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETGID, SETUID, SETFCAP; and SETPCAP, with which it gives up what it
 /// finds that it does not need, that one too. Not DAC_READ_SEARCH: a server that the guest has taken over could open
 /// every file of a file system by its handle, whatever its mounts show. So it keeps a descriptor of each file that the
 /// guest knows.
-const SERVING: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 27 | 1 << 31;
+const SERVING: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 31;
 
 /// Runs the stand-in. A failure is told on whatever connection the caller listens to at that moment.
 pub(crate) fn run(inherited: Inherited<'_>, opened: Opened) -> ! {
@@ -427,6 +431,12 @@ fn keep_serving() -> Result<()> {
         inheritable: 0,
         ambient: 0,
     };
+    let (_, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).call("getrlimit").context("limit", "descriptors")?;
+    let files = hard.min(FILES);
+    setrlimit(Resource::RLIMIT_NOFILE, files, files)
+        .call("setrlimit")
+        .context("limit", "descriptors")?;
     set.drop_bounding()?;
     set.set(0)?;
     no_new_privileges()

@@ -93,7 +93,7 @@ fn mounts(shares: &[Share]) -> Vec<Mount> {
     tree.set_destination(SHARES.into())
         .set_typ(Some("tmpfs".into()))
         .set_source(Some("shares".into()))
-        .set_options(words(&["nosuid", "nodev", "noexec", "mode=0755", "size=1m"]));
+        .set_options(words(&["ro", "nosuid", "nodev", "noexec", "mode=0755", "size=1m"]));
     let mut mounts = vec![proc, tree];
     for (number, share) in shares.iter().enumerate() {
         let mut mount = Mount::default();

@@ -28,8 +28,9 @@ const GUEST_OVERHEAD: (u64, u64) = (64, 32);
 /// The least in which the kernel boots, in MiB.
 const LEAST_MEMORY: u64 = 96;
 /// What the monitor and the share server may use beside the guest's memory, in bytes: threads, tables of the
-/// guest's pages, descriptors of open files.
-const MONITOR_OVERHEAD: u64 = 64 * MIB;
+/// guest's pages; and some 2 KiB of the kernel's for each file that the guest knows, which are [`super::inside::FILES`]
+/// at most.
+const MONITOR_OVERHEAD: u64 = (64 + 256) * MIB;
 /// The monitor's limit.
 const MOST_PROCESSORS: u64 = 32;
 

@@ -381,18 +381,15 @@ fn open_file(path: impl AsRef<Path>, flags: OFlag, what: &str) -> Result<File> {
 
 /// The file system that an image begins with, by its magic number.
 fn filesystem(image: &File, path: &Path) -> Result<&'static str> {
-    const KNOWN: [(&str, u64, &[u8]); 3] = [
-        ("erofs", 1024, &[0xe2, 0xe1, 0xf5, 0xe0]),
-        ("ext4", 1024 + 56, &[0x53, 0xef]),
-        ("squashfs", 0, b"hsqs"),
-    ];
+    const KNOWN: [(&str, u64, &[u8]); 2] =
+        [("erofs", 1024, &[0xe2, 0xe1, 0xf5, 0xe0]), ("ext4", 1024 + 56, &[0x53, 0xef])];
     for (name, offset, magic) in KNOWN {
         let mut bytes = vec![0; magic.len()];
         if image.read_exact_at(&mut bytes, offset).is_ok() && bytes == magic {
             return Ok(name);
         }
     }
-    let reason = "it holds none of erofs, ext4 and squashfs";
+    let reason = "it holds neither erofs nor ext4";
     Err(Error::unsupported("use vm.image.path", quote(path), reason))
 }
 
